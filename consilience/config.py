@@ -1,0 +1,122 @@
+"""Typed configuration: YAML, overridden by `--set key.path=value`, refused by name where it is wrong."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from consilience.errors import UserError
+
+
+class Config(BaseModel):
+    """Base of every config block: unknown keys are errors, values are frozen once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load_config(kind: type[C], path: Path | None, overrides: Sequence[str] = ()) -> C:
+    """Read `path`, apply `key.path=value` overrides (values are YAML) and validate as `kind`.
+
+    Raises:
+        UserError: no such file, not YAML, an unknown or missing key, a value of the wrong type or range.
+    """
+    raw: Any = {} if path is None else _read_yaml(path)
+    for override in overrides:
+        _apply(raw, override)
+    return parse_config(kind, raw, str(path or "command line"))
+
+
+def parse_config(kind: type[C], raw: object, where: str) -> C:
+    """Validate `raw` as `kind`; `where` names its origin in an error."""
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_explain(error, kind)}") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected keys and values, found a {type(raw).__name__}")
+    return raw
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, found, text = override.partition("=")
+    if not found or not key:
+        raise UserError(f"--set {override}: expected key.path=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override}: '{text}' is not a YAML value") from None
+    *parents, last = key.split(".")
+    node: Any = raw
+    for part in parents:
+        node = _child(node, part, override)
+    if isinstance(node, list):
+        node[_index(node, last, override)] = value
+    else:
+        node[last] = value
+
+
+def _child(node: Any, part: str, override: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, override)]
+    child = node.setdefault(part, {})
+    if not isinstance(child, dict | list):
+        raise UserError(f"--set {override}: '{part}' holds a value, not keys")
+    return child
+
+
+def _index(node: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise UserError(f"--set {override}: '{part}' is not a position in a list of {len(node)}")
+    return int(part)
+
+
+def _explain(error: ValidationError, kind: type[Config]) -> str:
+    """The first problem as one line: key, what is wrong, what was expected."""
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"]) or "config"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{key}'; known keys here: {', '.join(_known_keys(kind, problem['loc']))}{more}"
+    if problem["type"] == "missing":
+        return f"missing key '{key}'{more}"
+    message = problem["msg"].removeprefix("Value error, ")
+    found = problem["input"]
+    shown = f", found {found!r}" if isinstance(found, str | int | float | bool | None) else ""
+    return f"key '{key}': {message}{shown}{more}"
+
+
+def _known_keys(kind: type[Config], loc: tuple[int | str, ...]) -> list[str]:
+    """Keys of the config block that holds the unknown key at `loc`."""
+
+    def blocks(annotation: Any) -> list[type[Config]]:
+        if isinstance(annotation, type) and issubclass(annotation, Config):
+            return [annotation]
+        return [block for part in get_args(annotation) for block in blocks(part)]
+
+    found: list[type[Config]] = [kind]
+    for part in loc[:-1]:
+        fields = [block.model_fields[part] for block in found if isinstance(part, str) and part in block.model_fields]
+        if fields:
+            found = [block for field in fields for block in blocks(field.annotation)]
+        elif isinstance(part, str):  # the tag of a discriminated union
+            tagged = [b for b in found if part in get_args(b.model_fields["kind"].annotation)]
+            found = tagged or found
+    return sorted({name for block in found for name in block.model_fields})

@@ -1,0 +1,1 @@
+"""Running a language model: find its weights, score a dilemma under several theories, generate."""

@@ -1,0 +1,304 @@
+"""The tables that cross every boundary: one schema each, checked on read and on write.
+
+Long format, Parquet; JSONL and CSV are accepted as input. Direction is fixed: score, gold and human share all mean
+acceptability, 1 = acceptable. Empty and null are missing; NaN and infinities are errors. Rows are counted from 1,
+the first row of data.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from consilience.errors import UserError
+from consilience.files import atomic_path
+from consilience.lm.scorer import STATUSES
+from consilience.readers import read_batches
+from consilience.theories import THEORY_NAMES, VALUE_NAMES
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: `optional` may be absent from a file, `nullable` may hold missing values."""
+
+    name: str
+    type: pa.DataType
+    optional: bool = False
+    nullable: bool = False
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableSchema:
+    """A named table: its columns and the columns that together identify a row."""
+
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+
+
+def _text(name: str, **more: object) -> Column:
+    return Column(name, pa.string(), **more)  # type: ignore[arg-type]
+
+
+def _share(name: str, **more: object) -> Column:
+    return Column(name, pa.float64(), low=0.0, high=1.0, **more)  # type: ignore[arg-type]
+
+
+def _number(name: str, **more: object) -> Column:
+    return Column(name, pa.float64(), **more)  # type: ignore[arg-type]
+
+
+def _count(name: str, **more: object) -> Column:
+    return Column(name, pa.int64(), low=0, **more)  # type: ignore[arg-type]
+
+
+_THEORY = _text("theory", choices=THEORY_NAMES)
+_THEORY_OR_ALL = _text("theory", choices=(*THEORY_NAMES, "all"))
+_MAYBE = {"optional": True, "nullable": True}
+
+DILEMMAS = TableSchema(
+    "dilemmas", (_text("item_id"), _text("text"), _text("source", **_MAYBE), _text("group", **_MAYBE)), ("item_id",)
+)
+PAIRS = TableSchema(
+    "pairs", (_text("item_id"), _text("action_0"), _text("action_1"), _text("source", **_MAYBE)), ("item_id",)
+)
+VOTES = TableSchema(
+    "votes",
+    (_text("item_id"), _text("theory", choices=THEORY_NAMES, **_MAYBE), _text("option"), _count("count")),
+    ("item_id", "theory", "option"),
+)
+GOLD = TableSchema("gold", (_text("item_id"), _THEORY, _share("label")), ("item_id", "theory"))
+ANNOTATORS = TableSchema(
+    "annotators",
+    (
+        _text("annotator"),
+        _text("kind"),
+        _text("source", nullable=True),
+        _text("revision", nullable=True),
+        _text("digest", nullable=True),
+        _text("licence", nullable=True),
+        _text("persona", nullable=True),
+        _text("elicitation", nullable=True),
+        _text("group", **_MAYBE),
+        _text("adapter", **_MAYBE),
+        _text("artefact", **_MAYBE),
+        _text("parent", **_MAYBE),
+    ),
+    ("annotator",),
+)
+ANNOTATIONS = TableSchema(
+    "annotations",
+    (
+        _text("item_id"),
+        _THEORY,
+        _text("annotator"),
+        _share("score", nullable=True),
+        _text("status", choices=STATUSES, optional=True),
+        _share("answer_mass", **_MAYBE),
+        _text("fingerprint", **_MAYBE),
+    ),
+    ("item_id", "theory", "annotator"),
+)
+CONSENSUS = TableSchema(
+    "consensus",
+    (
+        _text("item_id"),
+        _THEORY,
+        _share("consensus", nullable=True),
+        _share("calibrated", **_MAYBE),
+        _number("sd", low=0.0, **_MAYBE),
+        _share("ci_low", **_MAYBE),
+        _share("ci_high", **_MAYBE),
+        _count("n_annotators"),
+        _number("disagreement", low=0.0, nullable=True),
+    ),
+    ("item_id", "theory"),
+)
+RELIABILITY = TableSchema(
+    "reliability",
+    (
+        _text("annotator"),
+        _THEORY_OR_ALL,
+        *(_number(f"{name}{c}", nullable=True) for c in "10" for name in ("mu", "sigma")),
+        *(_number(f"{name}{c}", nullable=True) for c in "10" for name in ("mean", "sd")),
+        _number("informativeness", low=0.0, nullable=True),
+        _number("ci_low", **_MAYBE),
+        _number("ci_high", **_MAYBE),
+        _count("n"),
+    ),
+    ("annotator", "theory"),
+)
+ALIGNMENT = TableSchema(
+    "alignment",
+    (
+        _text("annotator"),
+        _THEORY_OR_ALL,
+        _share("f1", nullable=True),
+        _count("n"),
+        Column("flagged", pa.bool_()),
+        _text("reason", nullable=True),
+    ),
+    ("annotator", "theory"),
+)
+QUESTIONS = TableSchema(
+    "questions",
+    (
+        _text("question_id"),
+        _text("text"),
+        _text("split"),
+        _text("reference", **_MAYBE),
+        *(_share(value) for value in VALUE_NAMES),
+        _text("profile_source", choices=("human", "predicted")),
+    ),
+    ("question_id",),
+)
+ANSWERS = TableSchema(
+    "answers",
+    (
+        _text("question_id"),
+        _text("system"),
+        _text("text", nullable=True),
+        _text("value", choices=VALUE_NAMES, **_MAYBE),
+        _number("reward", **_MAYBE),
+    ),
+    ("question_id", "system"),
+)
+REJECTED = TableSchema("rejected", (Column("row", pa.int64(), low=1), _text("reason")), ("row", "reason"))
+
+
+def read_table(path: Path, schema: TableSchema) -> pa.Table:
+    """Read and check a whole table (Parquet, JSONL or CSV, the last two also gzipped).
+
+    Raises:
+        UserError: no such file, not UTF-8 or malformed, a missing column, a value of the wrong type or outside its
+            range, an unknown name, a duplicate key, or no rows at all.
+    """
+    parts = [
+        conform(batch, schema, str(path), first_row) for first_row, batch in read_batches(path, column_names(schema))
+    ]
+    table = pa.concat_tables(parts) if parts else None
+    if table is None or table.num_rows == 0:
+        raise UserError(f"{path}: no rows; expected a {schema.name} table with columns {', '.join(required(schema))}")
+    check_key(table, schema, str(path))
+    return table
+
+
+def write_table(table: pa.Table, path: Path, schema: TableSchema) -> None:
+    """Check `table` and write it as Parquet, atomically: `path` holds the old file or the new one, whole."""
+    table = conform(table, schema, str(path))
+    check_key(table, schema, str(path))
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def column_names(schema: TableSchema) -> list[str]:
+    """All columns, the optional ones included."""
+    return [column.name for column in schema.columns]
+
+
+def required(schema: TableSchema) -> list[str]:
+    """The columns that a file must have."""
+    return [column.name for column in schema.columns if not column.optional]
+
+
+def conform(table: pa.Table, schema: TableSchema, where: str, first_row: int = 1) -> pa.Table:
+    """`table` with exactly the schema's columns that it has, cast and checked; other columns are dropped.
+
+    Raises:
+        UserError: as `read_table`, but for duplicates; `where` and the row number are in the message.
+    """
+    names: list[str] = []
+    columns: list[pa.ChunkedArray] = []
+    for column in schema.columns:
+        if column.name not in table.column_names:
+            if column.optional:
+                continue
+            found = ", ".join(table.column_names) or "none"
+            raise UserError(f"{where}: missing column '{column.name}' of a {schema.name} table; found columns: {found}")
+        names.append(column.name)
+        columns.append(_conform_column(table.column(column.name), column, where, first_row))
+    return pa.table(columns, names=names)
+
+
+def _conform_column(values: pa.ChunkedArray, column: Column, where: str, first_row: int) -> pa.ChunkedArray:
+    if isinstance(values, pa.Array):
+        values = pa.chunked_array([values])
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if pa.types.is_string(values.type) and column.type != pa.string():
+        values = pc.if_else(pc.equal(pc.utf8_trim_whitespace(values), ""), None, values)
+    cast = _cast(values, column, where, first_row)
+
+    def refuse(bad: pa.ChunkedArray, expected: str) -> None:
+        row = pc.index(bad, True).as_py()
+        if row >= 0:
+            raise UserError(
+                f"{where}: row {first_row + row}, column '{column.name}': {expected}, found {cast[row].as_py()!r}"
+            )
+
+    if not column.nullable:
+        blank = pc.is_null(cast)
+        if column.type == pa.string():
+            blank = pc.or_(blank, pc.fill_null(pc.equal(pc.utf8_trim_whitespace(cast), ""), False))
+        refuse(blank, "expected a value")
+    if column.type == pa.float64():
+        refuse(
+            pc.fill_null(pc.invert(pc.is_finite(cast)), False), "expected a finite number (leave it empty if missing)"
+        )
+    if column.low is not None or column.high is not None:
+        low = -np.inf if column.low is None else column.low
+        high = np.inf if column.high is None else column.high
+        outside = pc.or_(pc.less(cast, low), pc.greater(cast, high))
+        limits = f"from {low:g} to {high:g}" if np.isfinite(high) else f"of at least {low:g}"
+        refuse(pc.fill_null(outside, False), f"expected a number {limits}")
+    if column.choices is not None:
+        known = pc.or_(pc.is_null(cast), pc.is_in(cast, pa.array(column.choices)))
+        refuse(pc.invert(known), f"expected one of {', '.join(column.choices)}")
+    return cast
+
+
+def _cast(values: pa.ChunkedArray, column: Column, where: str, first_row: int) -> pa.ChunkedArray:
+    try:
+        return values.cast(column.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        kind = {"double": "a number", "int64": "a whole number", "bool": "true or false"}.get(str(column.type), "text")
+        for row, value in enumerate(values):
+            try:
+                pa.scalar(value.as_py(), values.type).cast(column.type)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                raise UserError(
+                    f"{where}: row {first_row + row}, column '{column.name}': expected {kind}, found {value.as_py()!r}"
+                ) from None
+        raise
+
+
+def check_key(table: pa.Table, schema: TableSchema, where: str) -> None:
+    """Raise UserError naming the first row whose key has been seen before."""
+    key = [name for name in schema.key if name in table.column_names]
+    codes = [table.column(name).combine_chunks().dictionary_encode(null_encoding="encode") for name in key]
+    combined = np.zeros(table.num_rows, dtype=np.int64)
+    for code in codes:
+        combined = combined * len(code.dictionary) + code.indices.to_numpy(zero_copy_only=False)
+    order = np.argsort(combined, kind="stable")
+    repeats = order[1:][combined[order[1:]] == combined[order[:-1]]]
+    if len(repeats):
+        row = int(repeats.min())
+        first = int(np.flatnonzero(combined == combined[row])[0])
+        shown = ", ".join(f"{name}={table.column(name)[row].as_py()!r}" for name in key)
+        raise UserError(
+            f"{where}: row {row + 1} repeats row {first + 1} ({shown}); expected one row per {' x '.join(key)}"
+        )
+
+
+def iterate_parquet(path: Path, columns: list[str] | None = None, rows: int = 65_536) -> Iterator[pa.Table]:
+    """Batches of one of our own Parquet files, without holding it all in memory."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=rows, columns=columns):
+            yield pa.Table.from_batches([batch])

@@ -1,0 +1,110 @@
+"""The command line that every job shares: read config, open the run folder, run, report, exit code."""
+
+import argparse
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar
+
+import yaml
+from pydantic_core import PydanticUndefined
+from rich.console import Console
+
+from consilience.config import Config, load_config
+from consilience.errors import UserError
+from consilience.runs import Run
+
+C = TypeVar("C", bound=Config)
+Summary = dict[str, float | int | str | bool | None]
+
+console = Console(soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Job(Generic[C]):
+    """A job: its config type, what `--dry-run` says, and the function that does the work.
+
+    Attributes:
+        plan: validates inputs and model sources without changing anything; returns lines to print.
+        execute: does the work in the run folder and returns the summary; raises UserError for the user's mistakes.
+        inputs: config keys that are command-line flags too.
+    """
+
+    name: str
+    description: str
+    config: type[C]
+    plan: Callable[[C], Sequence[str]]
+    execute: Callable[[C, Run], Summary]
+    inputs: Sequence[str]
+
+
+def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
+    """Run `job` from the command line. Returns 0 done, 2 the user's mistake, 1 anything else."""
+    arguments = _parser(job).parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    overrides = [f"{name}={value}" for name in job.inputs if (value := getattr(arguments, name)) is not None]
+    try:
+        config = load_config(job.config, arguments.config, [*overrides, *arguments.set])
+        if arguments.dry_run:
+            for line in job.plan(config):
+                console.print(line, markup=False)
+            return 0
+        if arguments.out is None:
+            raise UserError("--out: missing; expected a folder for the results")
+        job.plan(config)
+        with Run.open(arguments.out, job.name, config.model_dump(mode="json")) as run:
+            run.summarise(job.execute(config, run))
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"stopped; the same command resumes it: {arguments.out}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        print(f"failed: {type(error).__name__}: {error}; the same command resumes it", file=sys.stderr)
+        return 1
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _parser(job: Job[Any]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m jobs.{job.name}",
+        description=job.description,
+        epilog=f"config keys:\n{_describe_keys(job.config)}\n\nexit codes: 0 done, 2 mistake in input, 1 other",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with the keys below")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder; the same folder again resumes the run")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="override a config key (repeatable)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be done, do nothing")
+    for name in job.inputs:
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", help=f"same as --set {name}=VALUE"
+        )
+    return parser
+
+
+def _describe_keys(config: type[Config]) -> str:
+    lines = []
+    for name, field in config.model_fields.items():
+        default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
+        lines.append(f"  {name:<18} {field.description or ''} [{default}]")
+    return "\n".join(lines)
+
+
+def _shown(default: Any) -> str:
+    if default is None or default is PydanticUndefined:
+        return "none"
+    if isinstance(default, Config):
+        default = default.model_dump(mode="json")
+    return yaml.safe_dump(default, default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()
