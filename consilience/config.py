@@ -89,8 +89,8 @@ def _index(node: list[Any], part: str, override: str) -> int:
 
 
 def _explain(error: ValidationError, kind: type[Config]) -> str:
-    """The first problem as one line: key, what is wrong, what was expected."""
-    problem = error.errors()[0]
+    """The first problem as one line (a misspelt key before all): key, what is wrong, what was expected."""
+    problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in problem["loc"]) or "config"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":

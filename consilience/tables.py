@@ -42,6 +42,11 @@ class TableSchema:
     columns: tuple[Column, ...]
     key: tuple[str, ...]
 
+    @property
+    def arrow(self) -> pa.Schema:
+        """All columns, the optional ones included, as an Arrow schema."""
+        return pa.schema([(column.name, column.type) for column in self.columns])
+
 
 def _text(name: str, **more: object) -> Column:
     return Column(name, pa.string(), **more)  # type: ignore[arg-type]
@@ -141,11 +146,20 @@ ALIGNMENT = TableSchema(
         _text("annotator"),
         _THEORY_OR_ALL,
         _share("f1", nullable=True),
+        _share("f1_mean", **_MAYBE),
         _count("n"),
         Column("flagged", pa.bool_()),
         _text("reason", nullable=True),
     ),
     ("annotator", "theory"),
+)
+INFLUENCE = TableSchema(
+    "influence",
+    (
+        _text("annotator"),
+        *(_share(f"{method}_{what}", nullable=True) for method in ("mean", "em") for what in ("shift", "flipped")),
+    ),
+    ("annotator",),
 )
 QUESTIONS = TableSchema(
     "questions",

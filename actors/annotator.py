@@ -1,0 +1,138 @@
+"""The actor that hosts one model and judges batches of dilemmas as each of its annotators."""
+
+import hashlib
+import logging
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from consilience.lm.annotators import AnnotatorConfig, annotator_digest, open_scorer
+from consilience.lm.scorer import FAILED, Scorer, Scores
+from consilience.tables import ANNOTATIONS, write_table
+from consilience.theories import Theory
+
+log = logging.getLogger(__name__)
+
+_GIVE_UP_AFTER = 3
+
+
+class Annotator:
+    """Callable for Ray Data: a batch of dilemmas in, one row of counts per annotator out.
+
+    Judgements go straight to disk, one Parquet part per batch and annotator in its `part_folder`, written
+    atomically and named by what is in it. A row that is already on disk is never judged again, so a batch may be
+    retried by Ray at any point and a job may be killed and started again. Judgements that failed are not written:
+    the next run tries them again.
+    """
+
+    def __init__(
+        self, annotators: Sequence[AnnotatorConfig], theories: Sequence[Theory], parts: Path, threads: int
+    ) -> None:
+        torch.set_num_threads(threads)
+        self._theories = tuple(theories)
+        self._folders = {config.annotator: part_folder(parts, config) for config in annotators}
+        self._digests = {config.annotator: annotator_digest(config) for config in annotators}
+        self._scorers = {config.annotator: _open(config) for config in annotators}
+        self._done = {name: _fingerprints_on_disk(folder) for name, folder in self._folders.items()}
+        self._failures = dict.fromkeys(self._scorers, 0)
+
+    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:
+        items, texts = [str(item) for item in batch["item_id"]], [str(text) for text in batch["text"]]
+        counts: dict[str, list[Any]] = {"annotator": [], "scored": [], "reused": [], "failed": []}
+        for name in self._scorers:
+            scored, reused = self._judge(name, items, texts)
+            counts["annotator"].append(name)
+            counts["scored"].append(scored)
+            counts["reused"].append(reused)
+            counts["failed"].append(len(items) * len(self._theories) - scored - reused)
+        return counts
+
+    def _judge(self, name: str, items: list[str], texts: list[str]) -> tuple[int, int]:
+        """Judge what is not on disk yet; returns how many cells were judged and how many were there."""
+        prints = np.array(
+            [
+                [fingerprint(self._digests[name], item, text, theory) for theory in self._theories]
+                for item, text in zip(items, texts, strict=True)
+            ]
+        )
+        pending = ~np.isin(_short(prints), self._done[name])
+        reused = int(pending.size - pending.sum())
+        if not pending.any():
+            return 0, reused
+        part = self._folders[name] / f"{hashlib.sha256(''.join(prints[pending]).encode()).hexdigest()[:24]}.parquet"
+        if part.exists():
+            return 0, int(pending.size)
+        rows, columns = np.flatnonzero(pending.any(axis=1)), np.flatnonzero(pending.any(axis=0))
+        scores = self._score(name, [texts[row] for row in rows], [self._theories[column] for column in columns])
+        if scores is None:
+            return 0, reused
+        cells = pending[np.ix_(rows, columns)] & (scores.status != FAILED)
+        if cells.any():
+            row, column = np.nonzero(cells)
+            write_table(
+                pa.table(
+                    {
+                        "item_id": [items[rows[r]] for r in row],
+                        "theory": [self._theories[columns[c]].name for c in column],
+                        "annotator": [name] * len(row),
+                        "score": pa.array(scores.score[cells], from_pandas=True),
+                        "status": list(scores.status[cells]),
+                        "answer_mass": pa.array(scores.answer_mass[cells], from_pandas=True),
+                        "fingerprint": [prints[rows[r], columns[c]] for r, c in zip(row, column, strict=True)],
+                    }
+                ),
+                part,
+                ANNOTATIONS,
+            )
+        return int(cells.sum()), reused
+
+    def _score(self, name: str, texts: list[str], theories: list[Theory]) -> Scores | None:
+        """The scorer's answer, or None: one annotator that breaks must not stop the others."""
+        scorer = self._scorers[name]
+        if scorer is None or self._failures[name] >= _GIVE_UP_AFTER:
+            return None
+        try:
+            scores = scorer.score(texts, theories)
+        except Exception:
+            self._failures[name] += 1
+            log.error("annotator %s failed on a batch of %d:\n%s", name, len(texts), traceback.format_exc())
+            return None
+        self._failures[name] = 0
+        return scores
+
+
+def _open(config: AnnotatorConfig) -> Scorer | None:
+    try:
+        return open_scorer(config)
+    except Exception:
+        log.error("annotator %s cannot start:\n%s", config.annotator, traceback.format_exc())
+        return None
+
+
+def part_folder(parts: Path, config: AnnotatorConfig) -> Path:
+    """Where an annotator's parts lie: a changed model, prompt or parameter is another folder."""
+    return parts / f"{config.annotator}-{annotator_digest(config)[:12]}"
+
+
+def fingerprint(digest: str, item_id: str, text: str, theory: Theory) -> str:
+    """Hexadecimal fingerprint of one judgement: annotator (model, prompt, parameters), item, text and theory."""
+    return hashlib.blake2b("\0".join((digest, item_id, text, theory.name)).encode(), digest_size=16).hexdigest()
+
+
+def _short(prints: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """The first 64 bits of each fingerprint: enough to look one up, eight bytes a row."""
+    return np.array([int(value[:16], 16) for value in prints.ravel()], dtype=np.uint64).reshape(prints.shape)
+
+
+def _fingerprints_on_disk(folder: Path) -> npt.NDArray[np.uint64]:
+    found = [
+        _short(pq.read_table(part, columns=["fingerprint"]).column(0).to_numpy()) for part in folder.glob("*.parquet")
+    ]
+    return np.concatenate(found) if found else np.empty(0, dtype=np.uint64)

@@ -1,0 +1,267 @@
+"""Annotate: every dilemma judged under every theory by every annotator of the pool.
+
+Ray Data streams the dilemmas through one autoscaling pool of actors per model, all models side by side where the
+cluster has room. Judgements are written as they come; the same command again resumes and repeats none of them.
+"""
+
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from consilience.datasets.dilemmas import prepare_dilemmas
+from pydantic import Field, field_validator
+from ray.data import ActorPoolStrategy
+
+from actors.annotator import Annotator, fingerprint, part_folder
+from actors.cluster import connect
+from consilience.config import Config
+from consilience.errors import UserError
+from consilience.files import atomic_path, digest_file, digest_json
+from consilience.lm.annotators import AnnotatorConfig, SyntheticAnnotator, annotator_digest, describe
+from consilience.lm.scorer import FAILED
+from consilience.runs import Run
+from consilience.tables import ANNOTATIONS, ANNOTATORS, iterate_parquet, write_table
+from consilience.theories import THEORY_NAMES, Theory, pick_theories
+from jobs.cli import Job, Summary, main
+from jobs.progress import progress
+
+
+class AnnotateConfig(Config):
+    """What to judge, under which theories, by whom."""
+
+    dilemmas: Path = Field(description="dilemmas table (Parquet, JSONL, CSV) or AITA dump")
+    pool: tuple[AnnotatorConfig, ...] = Field(min_length=1, description="annotators; see configs/demo.yaml")
+    theories: tuple[str, ...] = Field(THEORY_NAMES, min_length=1, description="theories to judge under")
+    batch_size: int = Field(16, ge=1, description="dilemmas per call of a model and per file written")
+    seed: int = Field(0, description="recorded; nothing here is random but synthetic annotators")
+
+    @field_validator("pool")
+    @classmethod
+    def _unique_names(cls, pool: tuple[AnnotatorConfig, ...]) -> tuple[AnnotatorConfig, ...]:
+        names = Counter(config.annotator for config in pool)
+        for name, count in names.items():
+            if count > 1:
+                raise ValueError(f"{count} annotators are called '{name}'; expected unique names")
+        return pool
+
+    @field_validator("theories")
+    @classmethod
+    def _known_theories(cls, theories: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            pick_theories(theories)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        if len(set(theories)) < len(theories):
+            raise ValueError("a theory is named twice")
+        return theories
+
+
+@dataclass
+class Progress:
+    """Counts from all pools, added up as batches finish."""
+
+    advance: Callable[[int], None]
+    counts: Counter[str] = field(default_factory=Counter)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, batch: dict[str, Any]) -> None:
+        with self.lock:
+            for name in ("scored", "reused", "failed"):
+                self.counts[name] += int(batch[name].sum())
+            self.advance(int(batch["scored"].sum() + batch["reused"].sum() + batch["failed"].sum()))
+
+
+def plan(config: AnnotateConfig) -> list[str]:
+    """Check the inputs and model sources; say what would be judged."""
+    if not config.dilemmas.is_file():
+        raise UserError(f"{config.dilemmas}: no such file; expected a table of dilemmas")
+    rows = [describe(annotator) for annotator in config.pool]
+    lines = [f"annotate {config.dilemmas} under {', '.join(config.theories)}"]
+    lines += [
+        f"  {row['annotator']}: {row['kind']} {row['source'] or ''} ({row['licence'] or 'no licence'})" for row in rows
+    ]
+    pools = model_pools(config.pool)
+    lines.append(
+        f"  {len(config.pool)} annotators on {len(pools)} actor pools, {len(config.theories)} judgements a dilemma each"
+    )
+    return lines
+
+
+def execute(config: AnnotateConfig, run: Run) -> Summary:
+    """Write dilemmas, rejected, annotators and annotations; returns the counts."""
+    prepare_inputs(config.dilemmas, run)
+    return annotate(config, run)
+
+
+def prepare_inputs(dilemmas: Path, run: Run) -> None:
+    """Normalise the user's dilemmas into the run folder, bad rows to `rejected.parquet`."""
+    digest = digest_file(dilemmas)
+    run.record(inputs={str(dilemmas): digest})
+    if run.finished("prepare", digest, "dilemmas.parquet", "rejected.parquet"):
+        return
+    with run.stage("prepare", digest):
+        counts = prepare_dilemmas(dilemmas, run / "dilemmas.parquet", run / "rejected.parquet")
+        if counts.rejected:
+            print(f"{counts.rejected} rows rejected; see {run / 'rejected.parquet'}", file=sys.stderr)
+
+
+def annotate(config: AnnotateConfig, run: Run) -> Summary:
+    """Judge `dilemmas.parquet` of the run folder; write `annotators.parquet` and `annotations.parquet`."""
+    rows = [describe(annotator) for annotator in config.pool]
+    write_table(pa.Table.from_pylist(rows, schema=ANNOTATORS.arrow), run / "annotators.parquet", ANNOTATORS)
+    run.record(licences={row["annotator"]: row["licence"] for row in rows})
+    dilemmas = digest_file(run / "dilemmas.parquet")
+    stage = digest_json([dilemmas, [annotator_digest(annotator) for annotator in config.pool], config.theories])
+    items = pq.read_metadata(run / "dilemmas.parquet").num_rows
+    total = items * len(config.theories) * len(config.pool)
+    if run.finished("annotate", stage, "annotations.parquet"):
+        return {**run.manifest["annotate"]}
+    parts = run / "parts" / dilemmas[:12]
+    started = time.monotonic()
+    counts = _judge_all(config, run / "dilemmas.parquet", parts, items)
+    seconds = time.monotonic() - started
+    missing = _gather(config, run / "dilemmas.parquet", parts, run / "annotations.parquet", items)
+    summary: Summary = {
+        "items": items,
+        "annotators": len(config.pool),
+        "judgements": total,
+        "missing": missing,
+        "failed": counts["failed"],
+        "reused": counts["reused"],
+        "judgements_per_second": round(counts["scored"] / seconds, 3) if counts["scored"] else None,
+        "annotate_seconds": round(seconds, 3),
+        "cost_usd": 0.0,
+    }
+    run.record(annotate=summary)
+    if counts["failed"]:
+        print(
+            f"{counts['failed']} judgements failed and are missing; the same command tries them again", file=sys.stderr
+        )
+        return summary
+    with run.stage("annotate", stage):
+        return summary
+
+
+def model_pools(pool: Sequence[AnnotatorConfig]) -> list[list[AnnotatorConfig]]:
+    """Annotators that share a loaded model, together: they differ in persona, elicitation or group alone."""
+    pools: dict[str, list[AnnotatorConfig]] = {}
+    for config in pool:
+        shared = config.model_dump(mode="json", exclude={"annotator", "group", "persona", "elicitation"})
+        key = "synthetic" if isinstance(config, SyntheticAnnotator) else json.dumps(shared, sort_keys=True)
+        pools.setdefault(key, []).append(config)
+    return list(pools.values())
+
+
+def _judge_all(config: AnnotateConfig, dilemmas: Path, parts: Path, items: int) -> Counter[str]:
+    """All pools side by side, each its own streaming Ray Data execution."""
+    connect()
+    pools = model_pools(config.pool)
+    theories = pick_theories(config.theories)
+    total = items * len(config.theories) * len(config.pool)
+    with progress("annotating", total) as advance, ThreadPoolExecutor(len(pools)) as threads:
+        watch = Progress(advance)
+        jobs = [
+            threads.submit(
+                _judge_pool, members, theories, dilemmas.absolute(), parts.absolute(), items, config.batch_size, watch
+            )
+            for members in pools
+        ]
+        for members, job in zip(pools, jobs, strict=True):
+            if error := job.exception():
+                names = ", ".join(member.annotator for member in members)
+                print(f"annotators {names} stopped: {_first_line(error)}; the others go on", file=sys.stderr)
+                watch.counts["failed"] += 1
+    return watch.counts
+
+
+def _judge_pool(
+    members: list[AnnotatorConfig],
+    theories: tuple[Theory, ...],
+    dilemmas: Path,
+    parts: Path,
+    items: int,
+    batch_size: int,
+    watch: Progress,
+) -> None:
+    first = members[0]
+    cpus, gpus, actors = (
+        (0, 0, (1, 1)) if isinstance(first, SyntheticAnnotator) else (first.num_cpus, first.num_gpus, first.actors)
+    )
+    blocks = max(1, min(items // batch_size, 2_000))
+    results = ray.data.read_parquet(
+        str(dilemmas), columns=["item_id", "text"], num_cpus=0, override_num_blocks=blocks
+    ).map_batches(
+        Annotator,
+        fn_constructor_args=(members, theories, parts, max(1, int(cpus))),
+        batch_size=batch_size,
+        compute=ActorPoolStrategy(min_size=actors[0], max_size=actors[1]),
+        num_cpus=cpus,
+        num_gpus=gpus,
+    )
+    for batch in results.iter_batches(batch_size=None):
+        watch.add(batch)
+
+
+def _gather(config: AnnotateConfig, dilemmas: Path, parts: Path, out: Path, items: int) -> int:
+    """All parts into one table, in the pool's order, the judgements that failed as missing. Returns the missing."""
+    expected = items * len(config.theories)
+    missing = 0
+    with atomic_path(out) as temporary, pq.ParquetWriter(temporary, ANNOTATIONS.arrow, compression="zstd") as writer:
+        for annotator in config.pool:
+            written = 0
+            for part in sorted(part_folder(parts, annotator).glob("*.parquet")):
+                table = pq.read_table(part, schema=ANNOTATIONS.arrow)
+                writer.write_table(table)
+                written += table.num_rows
+                missing += table.column("score").null_count
+            if written < expected:
+                for table in _failed_rows(config, annotator, dilemmas, parts):
+                    writer.write_table(table)
+                    missing += table.num_rows
+    return missing
+
+
+def _failed_rows(config: AnnotateConfig, annotator: AnnotatorConfig, dilemmas: Path, parts: Path) -> Iterator[pa.Table]:
+    files = sorted(part_folder(parts, annotator).glob("*.parquet"))
+    done = {value for file in files for value in pq.read_table(file, columns=["fingerprint"]).column(0).to_pylist()}
+    digest = annotator_digest(annotator)
+    for batch in iterate_parquet(dilemmas, ["item_id", "text"]):
+        cells = [
+            (item, theory.name, value)
+            for item, text in zip(batch["item_id"].to_pylist(), batch["text"].to_pylist(), strict=True)
+            for theory in pick_theories(config.theories)
+            if (value := fingerprint(digest, item, text, theory)) not in done
+        ]
+        rows = [
+            {
+                "item_id": item,
+                "theory": theory,
+                "annotator": annotator.annotator,
+                "status": FAILED,
+                "fingerprint": value,
+            }
+            for item, theory, value in cells
+        ]
+        yield pa.Table.from_pylist(rows, schema=ANNOTATIONS.arrow)
+
+
+def _first_line(error: BaseException) -> str:
+    cause = getattr(error, "cause", None) or error
+    lines = [line for line in str(cause).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1][:300]
+
+
+JOB = Job("annotate", __doc__, AnnotateConfig, plan, execute, inputs=("dilemmas",))
+
+if __name__ == "__main__":
+    sys.exit(main(JOB))

@@ -1,0 +1,86 @@
+"""The command line that every job shares: exit codes, dry run, help."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from consilience.config import Config
+from consilience.errors import UserError
+from consilience.runs import Run
+from jobs.cli import Job, Summary, main
+
+
+class Settings(Config):
+    data: Path = Field(description="the input")
+    fail: str = Field("never", description="how to fail")
+
+
+def plan(config: Settings) -> list[str]:
+    if str(config.data) == "absent":
+        raise UserError("absent: no such file")
+    return [f"would read {config.data}"]
+
+
+def execute(config: Settings, run: Run) -> Summary:
+    if config.fail == "user":
+        raise UserError("row 3: bad")
+    if config.fail == "bug":
+        raise ZeroDivisionError("oops")
+    if config.fail == "interrupt":
+        raise KeyboardInterrupt
+    return {"items": 3}
+
+
+JOB = Job("thing", "Does a thing.", Settings, plan, execute, inputs=("data",))
+
+
+def test_done_writes_manifest_and_summary(tmp_path: Path) -> None:
+    assert main(JOB, ["--data", "x.csv", "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"items": 3}
+    assert json.loads((tmp_path / "manifest.json").read_text())["config"]["data"] == "x.csv"
+
+
+def test_dry_run_touches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(JOB, ["--data", "x.csv", "--out", str(tmp_path / "run"), "--dry-run"]) == 0
+    assert capsys.readouterr().out == "would read x.csv\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--data", "absent"], 2, "error: absent: no such file\n"),
+        (
+            ["--data", "x", "--set", "fial=never"],
+            2,
+            "error: command line: unknown key 'fial'; known keys here: data, fail\n",
+        ),
+        (["--set", "fail=never"], 2, "error: command line: missing key 'data'\n"),
+        (["--data", "x", "--set", "fail=user"], 2, "error: row 3: bad\n"),
+        (["--data", "x", "--set", "fail=bug"], 1, "failed: ZeroDivisionError: oops; the same command resumes it\n"),
+        (["--data", "x", "--set", "fail=interrupt"], 1, "stopped; the same command resumes it"),
+    ],
+)
+def test_exit_codes_and_one_line_reasons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str
+) -> None:
+    assert main(JOB, [*arguments, "--out", str(tmp_path / "run")]) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert ("Traceback" in error) == (code == 1 and "bug" in str(arguments))
+
+
+def test_a_missing_out_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(JOB, ["--data", "x"]) == 2
+    assert "--out: missing" in capsys.readouterr().err
+
+
+def test_help_lists_every_key_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(JOB, ["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert "the input [required]" in text
+    assert "how to fail [never]" in text
