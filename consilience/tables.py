@@ -117,6 +117,7 @@ CONSENSUS = TableSchema(
         _text("item_id"),
         _THEORY,
         _share("consensus", nullable=True),
+        _share("mean", **_MAYBE),
         _share("calibrated", **_MAYBE),
         _number("sd", low=0.0, **_MAYBE),
         _share("ci_low", **_MAYBE),
@@ -197,9 +198,11 @@ def read_table(path: Path, schema: TableSchema) -> pa.Table:
     parts = [
         conform(batch, schema, str(path), first_row) for first_row, batch in read_batches(path, column_names(schema))
     ]
-    table = pa.concat_tables(parts) if parts else None
+    table = pa.concat_tables(parts, promote_options="default") if parts else None
     if table is None or table.num_rows == 0:
-        raise UserError(f"{path}: no rows; expected a {schema.name} table with columns {', '.join(required(schema))}")
+        raise UserError(f"{path}: no rows; expected table '{schema.name}' with columns {', '.join(required(schema))}")
+    if any(part.num_columns < table.num_columns for part in parts):
+        table = conform(table, schema, str(path))
     check_key(table, schema, str(path))
     return table
 
@@ -235,7 +238,7 @@ def conform(table: pa.Table, schema: TableSchema, where: str, first_row: int = 1
             if column.optional:
                 continue
             found = ", ".join(table.column_names) or "none"
-            raise UserError(f"{where}: missing column '{column.name}' of a {schema.name} table; found columns: {found}")
+            raise UserError(f"{where}: missing column '{column.name}' of table '{schema.name}'; found columns: {found}")
         names.append(column.name)
         columns.append(_conform_column(table.column(column.name), column, where, first_row))
     return pa.table(columns, names=names)
@@ -246,8 +249,9 @@ def _conform_column(values: pa.ChunkedArray, column: Column, where: str, first_r
         values = pa.chunked_array([values])
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    if pa.types.is_string(values.type) and column.type != pa.string():
-        values = pc.if_else(pc.equal(pc.utf8_trim_whitespace(values), ""), None, values)
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        trimmed = pc.utf8_trim_whitespace(values)
+        values = pc.if_else(pc.equal(trimmed, ""), None, values if column.type == pa.string() else trimmed)
     cast = _cast(values, column, where, first_row)
 
     def refuse(bad: pa.ChunkedArray, expected: str) -> None:
@@ -258,20 +262,16 @@ def _conform_column(values: pa.ChunkedArray, column: Column, where: str, first_r
             )
 
     if not column.nullable:
-        blank = pc.is_null(cast)
-        if column.type == pa.string():
-            blank = pc.or_(blank, pc.fill_null(pc.equal(pc.utf8_trim_whitespace(cast), ""), False))
-        refuse(blank, "expected a value")
+        refuse(pc.is_null(cast), "expected a value")
     if column.type == pa.float64():
         refuse(
             pc.fill_null(pc.invert(pc.is_finite(cast)), False), "expected a finite number (leave it empty if missing)"
         )
-    if column.low is not None or column.high is not None:
-        low = -np.inf if column.low is None else column.low
-        high = np.inf if column.high is None else column.high
-        outside = pc.or_(pc.less(cast, low), pc.greater(cast, high))
-        limits = f"from {low:g} to {high:g}" if np.isfinite(high) else f"of at least {low:g}"
-        refuse(pc.fill_null(outside, False), f"expected a number {limits}")
+    for limit, beyond in ((column.low, pc.less), (column.high, pc.greater)):
+        if limit is not None:
+            limits = f"of at least {column.low:g}" if column.high is None else f"from {column.low:g} to {column.high:g}"
+            outside = beyond(cast, pa.scalar(limit).cast(column.type))
+            refuse(pc.fill_null(outside, False), f"expected a number {limits}")
     if column.choices is not None:
         known = pc.or_(pc.is_null(cast), pc.is_in(cast, pa.array(column.choices)))
         refuse(pc.invert(known), f"expected one of {', '.join(column.choices)}")
@@ -285,12 +285,13 @@ def _cast(values: pa.ChunkedArray, column: Column, where: str, first_row: int) -
         kind = {"double": "a number", "int64": "a whole number", "bool": "true or false"}.get(str(column.type), "text")
         for row, value in enumerate(values):
             try:
-                pa.scalar(value.as_py(), values.type).cast(column.type)
+                if value.is_valid:
+                    value.cast(column.type)
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
                 raise UserError(
                     f"{where}: row {first_row + row}, column '{column.name}': expected {kind}, found {value.as_py()!r}"
                 ) from None
-        raise
+        raise UserError(f"{where}: column '{column.name}': expected {kind}, found {values.type}") from None
 
 
 def check_key(table: pa.Table, schema: TableSchema, where: str) -> None:
