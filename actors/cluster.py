@@ -1,9 +1,14 @@
 """Joining the Ray cluster: the one that a job runs in, or a local one on loopback."""
 
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 import ray
 from ray.data import DataContext
+from ray.exceptions import RayTaskError
+
+from consilience.errors import UserError
 
 
 def connect() -> None:
@@ -17,3 +22,13 @@ def connect() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def gather(results: Sequence[Any]) -> list[Any]:
+    """The values behind `results`; a user's mistake found in an actor is raised as itself, one line, no traceback."""
+    try:
+        return ray.get(list(results))
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise

@@ -1,14 +1,23 @@
 """The actor that holds one shard of a large annotations table and runs the EM's pass over it."""
 
+import resource
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import ray
+
+from consilience.consensus.matrix import ScoreMatrix
+from consilience.consensus.outcome import outcome
+from consilience.consensus.posterior import Parameters, Profile, Shard, Statistics
+from consilience.tables import CONSENSUS, write_table
+
+Counts = npt.NDArray[np.int64]
 
 _KEYS = ("item_id", "theory", "annotator")
 
@@ -33,4 +42,59 @@ def read_shard(path: Path, shard: int, shards: int) -> pd.DataFrame:
             values = item.dictionary.to_numpy(zero_copy_only=False)
             ours = pd.util.hash_array(values.astype(object)) % np.uint64(shards) == shard
             parts.append(pa.Table.from_batches([batch]).filter(pc.take(pa.array(ours), item.indices)))
-    return pa.concat_tables(parts).unify_dictionaries().combine_chunks().to_pandas(split_blocks=True, self_destruct=True)
+    return (
+        pa.concat_tables(parts).unify_dictionaries().combine_chunks().to_pandas(split_blocks=True, self_destruct=True)
+    )
+
+
+@ray.remote(max_restarts=-1, max_task_retries=-1)
+class EMShard:
+    """Holds a shard of the scores. Its methods repeat safely, so a restarted shard goes on where the EM is."""
+
+    def __init__(
+        self,
+        path: Path,
+        shard: int,
+        shards: int,
+        annotators: Sequence[str],
+        theories: Sequence[str],
+        gold: pd.DataFrame | None,
+    ) -> None:
+        self._slice = (path, shard, shards)
+        self._names = (annotators, theories)
+        self._gold = gold
+        self._held: Shard | None = None
+
+    @property
+    def _shard(self) -> Shard:
+        if self._held is None:
+            self._held = Shard(ScoreMatrix.from_frame(read_shard(*self._slice), *self._names), self._gold)
+        return self._held
+
+    def profile(self) -> Profile:
+        """Counts and ranges of this shard's scores."""
+        return self._shard.profile()
+
+    def step(self, parameters: Parameters | None) -> Statistics:
+        """One pass of the EM over this shard; None is the start."""
+        return self._shard.step(parameters)
+
+    def outcome(self, parameters: Parameters, tau: float, part: Path) -> tuple[Counts, Counts]:
+        """Write the consensus of this shard's tasks to `part`; returns the counts against the EM and the mean."""
+        found = outcome(self._shard.matrix, self._shard.posterior(parameters), tau)
+        write_table(pa.Table.from_pandas(found.table, preserve_index=False), part, CONSENSUS)
+        return found.against_em, found.against_mean
+
+    def sample(self, tasks: int) -> ScoreMatrix:
+        """Up to `tasks` tasks of this shard, evenly spaced."""
+        matrix = self._shard.matrix
+        found = matrix.scores.shape[1]
+        return matrix.take(np.unique(np.linspace(0, found - 1, min(tasks, found)).astype(np.int64)))
+
+    def items(self) -> int:
+        """Distinct items in this shard; no other shard has them."""
+        return len(set(self._shard.matrix.items))
+
+    def peak_memory(self) -> int:
+        """Largest resident memory of this actor so far, in bytes."""
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

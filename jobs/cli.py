@@ -15,6 +15,8 @@ from rich.console import Console
 
 from consilience.config import Config, load_config
 from consilience.errors import UserError
+from consilience.report.page import write_report
+from consilience.report.terminal import print_result
 from consilience.runs import Run
 
 C = TypeVar("C", bound=Config)
@@ -31,6 +33,7 @@ class Job(Generic[C]):
         plan: validates inputs and model sources without changing anything; returns lines to print.
         execute: does the work in the run folder and returns the summary; raises UserError for the user's mistakes.
         inputs: config keys that are command-line flags too.
+        show: called with the finished run folder, to present the result.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Job(Generic[C]):
     plan: Callable[[C], Sequence[str]]
     execute: Callable[[C, Run], Summary]
     inputs: Sequence[str]
+    show: Callable[[Path], None] | None = None
 
 
 def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
@@ -57,6 +61,8 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
         job.plan(config)
         with Run.open(arguments.out, job.name, config.model_dump(mode="json")) as run:
             run.summarise(job.execute(config, run))
+        if job.show is not None:
+            job.show(arguments.out)
         return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -68,6 +74,12 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print(f"failed: {type(error).__name__}: {error}; the same command resumes it", file=sys.stderr)
         return 1
+
+
+def show_report(folder: Path) -> None:
+    """Write the report page of a consensus and print its result table."""
+    write_report(folder)
+    print_result(folder, console)
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:
