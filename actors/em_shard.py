@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
+from consilience.consensus.calibrated import CalibratedModel
 from consilience.consensus.matrix import ScoreMatrix
 from consilience.consensus.outcome import outcome
 from consilience.consensus.posterior import Parameters, Profile, Shard, Statistics
@@ -79,9 +80,11 @@ class EMShard:
         """One pass of the EM over this shard; None is the start."""
         return self._shard.step(parameters)
 
-    def outcome(self, parameters: Parameters, tau: float, part: Path) -> tuple[Counts, Counts]:
+    def outcome(
+        self, parameters: Parameters, calibrated: CalibratedModel, tau: float, part: Path
+    ) -> tuple[Counts, Counts]:
         """Write the consensus of this shard's tasks to `part`; returns the counts against the EM and the mean."""
-        found = outcome(self._shard.matrix, self._shard.posterior(parameters), tau)
+        found = outcome(self._shard.matrix, self._shard.posterior(parameters), calibrated, tau)
         write_table(pa.Table.from_pandas(found.table, preserve_index=False), part, CONSENSUS)
         return found.against_em, found.against_mean
 

@@ -25,6 +25,7 @@ from actors.em_shard import EMShard, names_in
 from consilience.config import Config
 from consilience.consensus.agreement import effective_annotators, error_correlation, krippendorff_alpha
 from consilience.consensus.baselines import mean
+from consilience.consensus.calibrated import CalibratedModel, fit_calibrated
 from consilience.consensus.em import TruncatedNormalEM
 from consilience.consensus.influence import MIN_ANNOTATORS, influence
 from consilience.consensus.matrix import ScoreMatrix
@@ -153,7 +154,9 @@ def aggregate(annotations: Path, config: ConsensusConfig, run: Run, people: pa.T
         em = _em(config.em)
         pool = _Shards(annotations, gold, config) if _is_large(annotations, config) else _OneShard(annotations, gold)
         em.run(pool.step, pool.profile(), 0 if gold is None else len(gold))
-        against_em, against_mean = pool.outcome(em, config.tau, run / "consensus.parquet")
+        sample = pool.sample()
+        calibrated = fit_calibrated(sample)
+        against_em, against_mean = pool.outcome(em, calibrated, config.tau, run / "consensus.parquet")
         seconds = time.monotonic() - started
         alignment = alignment_table(against_em, pool.annotators, pool.theories)
         alignment["f1_mean"] = f1_score(against_mean).ravel()
@@ -161,7 +164,6 @@ def aggregate(annotations: Path, config: ConsensusConfig, run: Run, people: pa.T
         _write(em.parameters_, run / "reliability.parquet", RELIABILITY)
         if em.model_ is not None:
             em.model_.save(run / "consensus_model.json")
-        sample = pool.sample()
         if len(sample.annotators) >= MIN_ANNOTATORS:
             write_table(
                 influence(sample, lambda part: _em(config.em).fit(part).gamma_), run / "influence.parquet", INFLUENCE
@@ -171,6 +173,8 @@ def aggregate(annotations: Path, config: ConsensusConfig, run: Run, people: pa.T
             "annotators": len(pool.annotators),
             "effective_annotators": _known(effective_annotators(error_correlation(sample, _reference(em, sample)))),
             "krippendorff_alpha": _known(krippendorff_alpha(sample)),
+            "calibrated_trust": round(calibrated.trust, 4),
+            "calibrated_reliability": round(calibrated.reliability, 4),
             "flagged": int(alignment["flagged"].sum()),
             "iterations": em.iterations_,
             "seconds": round(seconds, 3),
@@ -178,7 +182,7 @@ def aggregate(annotations: Path, config: ConsensusConfig, run: Run, people: pa.T
             "stopped": em.stopped_,
             **_people_figures(run / "consensus.parquet", people),
         }
-        run.record(aggregate=summary, notes=em.notes_)
+        run.record(aggregate=summary, notes=[*em.notes_, *(f"weak pool: {reason}" for reason in calibrated.weak)])
     return summary
 
 
@@ -190,10 +194,10 @@ class _OneShard:
         self.annotators, self.theories = self._shard.matrix.annotators, self._shard.matrix.theories
         self.step, self.profile = self._shard.step, self._shard.profile
 
-    def outcome(self, em: TruncatedNormalEM, tau: float, out: Path) -> tuple[Any, Any]:
+    def outcome(self, em: TruncatedNormalEM, calibrated: CalibratedModel, tau: float, out: Path) -> tuple[Any, Any]:
         matrix = self._shard.matrix
         gamma = mean(matrix) if em.model_ is None else self._shard.posterior(em.model_.parameters)
-        found = outcome(matrix, gamma, tau)
+        found = outcome(matrix, gamma, calibrated, tau)
         _write(found.table, out, CONSENSUS)
         return found.against_em, found.against_mean
 
@@ -225,13 +229,16 @@ class _Shards:
     def profile(self) -> Any:
         return reduce(add, self._all(lambda actor: actor.profile.remote()))
 
-    def outcome(self, em: TruncatedNormalEM, tau: float, out: Path) -> tuple[Any, Any]:
+    def outcome(self, em: TruncatedNormalEM, calibrated: CalibratedModel, tau: float, out: Path) -> tuple[Any, Any]:
         if em.model_ is None:
             raise UserError("two annotators: nothing to weigh; raise shard_above to have their mean")
         parameters = em.model_.parameters
         parts = [out.with_name(f".consensus-{shard}.parquet").absolute() for shard in range(len(self._actors))]
         counts = gather(
-            [actor.outcome.remote(parameters, tau, part) for actor, part in zip(self._actors, parts, strict=True)]
+            [
+                actor.outcome.remote(parameters, calibrated, tau, part)
+                for actor, part in zip(self._actors, parts, strict=True)
+            ]
         )
         with (
             atomic_path(out) as temporary,
@@ -272,11 +279,11 @@ def _known(value: float) -> float | None:
 
 
 def _people_figures(consensus: Path, people: pa.Table | None) -> Summary:
-    """r, mae and ce of mean and EM against people's shares, where these are known."""
+    """r, mae and ce of mean, EM and calibrated against people's shares, where these are known."""
     if people is None:
         return {}
     labels = people.to_pandas().set_index(["item_id", "theory"])["label"]
-    columns = {"mean": "mean", "em": "consensus"}
+    columns = {"mean": "mean", "em": "consensus", "calibrated": "calibrated"}
     frame = pq.read_table(consensus, columns=["item_id", "theory", *columns.values()]).to_pandas()
     share = labels.reindex(pd.MultiIndex.from_frame(frame[["item_id", "theory"]])).to_numpy()
     figures = {name: against_people(frame[column].to_numpy(), share) for name, column in columns.items()}

@@ -1,0 +1,84 @@
+"""The result of a run as a compact table for the terminal."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from consilience.report.contents import POOLED, RunContents, read_contents, theories_in
+from consilience.report.text import DASH, caveat, control_effects, headline, is_missing, model_name, number
+
+WIDTH = 100
+_FLAG = "*"
+
+
+def print_result(folder: Path, console: Console) -> None:
+    """Print a run's annotators, headline figures, caveat and where its report is, in at most 100 columns.
+
+    Raises:
+        UserError: `folder` is not a run folder, or a file in it is malformed.
+    """
+    contents = read_contents(folder)
+    if contents.alignment is not None or contents.reliability is not None:
+        _print(console, _annotator_table(contents))
+    for figure in headline(contents):
+        meaning = f"  ({figure.meaning})" if figure.meaning else ""
+        _print(console, Text.assemble(f"{figure.label:<22}", (figure.value, "bold"), (meaning, "dim")))
+    for line in (*control_effects(contents), *contents.manifest.get("notes", ())):
+        _print(console, Text(line))
+    _print(console, Text(caveat(contents), style="yellow"))
+    console.print(Text.assemble("report: ", (str(folder / "report.html"), "bold")), soft_wrap=True)
+
+
+def _print(console: Console, line: Table | Text) -> None:
+    console.print(line, width=WIDTH, soft_wrap=False, no_wrap=False, overflow="fold")
+
+
+def _annotator_table(contents: RunContents) -> Table:
+    alignment = contents.alignment
+    theories = [] if alignment is None else [name for name in theories_in(alignment) if name != POOLED]
+    caption = f"F1 against the consensus under {', '.join(theories)}; {_FLAG} flagged" if theories else None
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+    table.add_column("annotator", max_width=20, overflow="fold")
+    table.add_column("model, licence", max_width=26, overflow="fold")
+    for heading in ("mu1", "mu0", "inform.", *(name[:4] for name in theories)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    pooled = _rows_of(contents.reliability, POOLED)
+    f1 = {name: _rows_of(alignment, name) for name in theories}
+    for annotator in _annotators_of(contents):
+        parameters = pooled.get(annotator, {})
+        cells = [Text(number(parameters.get(name))) for name in ("mu1", "mu0", "informativeness")]
+        cells += [_f1_cell(f1[name].get(annotator, {})) for name in theories]
+        table.add_row(Text(annotator), _model(contents, annotator), *cells)
+    return table
+
+
+def _rows_of(frame: pd.DataFrame | None, theory: str) -> dict[str, Any]:
+    if frame is None:
+        return {}
+    return {row["annotator"]: row for row in frame[frame["theory"] == theory].to_dict("records")}
+
+
+def _f1_cell(row: dict[str, Any]) -> Text:
+    flagged = bool(row.get("flagged"))
+    return Text(f"{number(row.get('f1'))}{_FLAG if flagged else ' '}", style="bold yellow" if flagged else "")
+
+
+def _annotators_of(contents: RunContents) -> list[str]:
+    tables = (contents.annotators, contents.alignment, contents.reliability)
+    return list(dict.fromkeys(name for table in tables if table is not None for name in table["annotator"]))
+
+
+def _model(contents: RunContents, annotator: str) -> Text:
+    if contents.annotators is None:
+        return Text(DASH)
+    rows = contents.annotators[contents.annotators["annotator"] == annotator].to_dict("records")
+    if not rows:
+        return Text(DASH)
+    row = rows[0]
+    model = row["kind"] if annotator in contents.controls or is_missing(row["source"]) else model_name(row["source"])
+    return Text(model if is_missing(row["licence"]) else f"{model}\n{row['licence']}")
