@@ -16,11 +16,11 @@ from consilience.report.text import (
     DASH,
     caveat,
     control_effects,
+    fit_to_people,
     headline,
     is_missing,
     model_name,
     number,
-    per_annotator,
     percent,
 )
 
@@ -28,8 +28,6 @@ DISPUTED = 6
 REJECTED_SHOWN = 50
 LARGEST_PLOT = 60
 """With more annotators than this, a figure with a row for each is left out; its table says the same."""
-
-_METHODS = {"mean": "plain mean", "em": "EM consensus"}
 
 Section = dict[str, Any] | None
 
@@ -65,7 +63,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(num=number, pct=percent, model=model_name, theory=_theory_label, tint=_tint)
+    environment.filters.update(num=number, pct=percent, theory=_theory_label, tint=_tint)
     environment.tests["missing"] = is_missing
     environment.globals["dash"] = DASH
     return environment.get_template("page.html.jinja")
@@ -91,12 +89,7 @@ def _tint(score: float) -> Markup:
 
 
 def _against_people(contents: RunContents) -> Section:
-    """Fit to people's shares, where the summary has it: keys r_METHOD, mae_METHOD and ce_METHOD."""
-    methods: dict[str, dict[str, Any]] = {}
-    for key, value in contents.summary.items():
-        measure, _, method = key.partition("_")
-        if measure in ("r", "mae", "ce") and method:
-            methods.setdefault(_METHODS.get(method, method), {})[measure] = value
+    methods = fit_to_people(contents)
     return {"methods": methods} if methods else None
 
 
@@ -164,10 +157,22 @@ def _em_and_mean(contents: RunContents) -> Section:
     frame = contents.alignment
     if frame is None or "f1_mean" not in frame or frame["f1_mean"].isna().all():
         return None
-    rows = per_annotator(frame, ["f1", "f1_mean"]).reset_index()
+    rows = _per_annotator(frame, ["f1", "f1_mean"]).reset_index()
     rows["difference"] = rows["f1"] - rows["f1_mean"]
     plot = Markup(plots.f1_pairs(rows)) if len(rows) <= LARGEST_PLOT else None
-    return {"rows": rows.to_dict("records"), "pooled": bool((frame["theory"] == POOLED).any()), "plot": plot}
+    return {
+        "rows": rows.to_dict("records"),
+        "averaged": len(theories_in(frame)) > 1 and POOLED not in set(frame["theory"]),
+        "plot": plot,
+    }
+
+
+def _per_annotator(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """One row per annotator, indexed by it: the pooled row where there is one, else the mean over theories."""
+    pooled = frame[frame["theory"] == POOLED].set_index("annotator")[columns]
+    means = frame[frame["theory"] != POOLED].groupby("annotator", sort=False)[columns].mean()
+    order = frame["annotator"].unique()
+    return pooled.reindex(order).combine_first(means).reindex(order)
 
 
 def _influence(contents: RunContents) -> Section:

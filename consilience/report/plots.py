@@ -134,7 +134,7 @@ def influence(rows: pd.DataFrame) -> str:
         axes.barh(at - 0.17, 100 * rows["mean_flipped"], 0.28, color=ORANGE, label="plain mean")
         axes.barh(at + 0.17, 100 * rows["em_flipped"], 0.28, color=BLUE, label="EM consensus")
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("labels that flip, %")
         axes.grid(axis="x")

@@ -9,8 +9,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from consilience.report.contents import POOLED, RunContents, read_contents, theories_in
-from consilience.report.text import DASH, caveat, control_effects, headline, is_missing, model_name, number
+from consilience.report.contents import POOLED, SYNTHETIC, RunContents, read_contents, theories_in
+from consilience.report.text import (
+    DASH,
+    caveat,
+    control_effects,
+    fit_to_people,
+    headline,
+    is_missing,
+    model_name,
+    number,
+)
 
 WIDTH = 100
 _FLAG = "*"
@@ -28,6 +37,9 @@ def print_result(folder: Path, console: Console) -> None:
     for figure in headline(contents):
         meaning = f"  ({figure.meaning})" if figure.meaning else ""
         _print(console, Text.assemble(f"{figure.label:<22}", (figure.value, "bold"), (meaning, "dim")))
+    for method, fit in fit_to_people(contents).items():
+        fits = f"r {number(fit.get('r'))}, MAE {number(fit.get('mae'))}, cross-entropy {number(fit.get('ce'))}"
+        _print(console, Text.assemble(f"{method:<22}", (fits, "bold"), ("  (against people's shares)", "dim")))
     for line in (*control_effects(contents), *contents.manifest.get("notes", ())):
         _print(console, Text(line))
     _print(console, Text(caveat(contents), style="yellow"))
@@ -43,8 +55,9 @@ def _annotator_table(contents: RunContents) -> Table:
     theories = [] if alignment is None else [name for name in theories_in(alignment) if name != POOLED]
     caption = f"F1 against the consensus under {', '.join(theories)}; {_FLAG} flagged" if theories else None
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
-    table.add_column("annotator", max_width=20, overflow="fold")
-    table.add_column("model, licence", max_width=26, overflow="fold")
+    table.add_column("annotator", max_width=46 if contents.annotators is None else 20, overflow="fold")
+    if contents.annotators is not None:
+        table.add_column("model, licence", max_width=26, overflow="fold")
     for heading in ("mu1", "mu0", "inform.", *(name[:4] for name in theories)):
         table.add_column(heading, justify="right", no_wrap=True)
     pooled = _rows_of(contents.reliability, POOLED)
@@ -53,7 +66,8 @@ def _annotator_table(contents: RunContents) -> Table:
         parameters = pooled.get(annotator, {})
         cells = [Text(number(parameters.get(name))) for name in ("mu1", "mu0", "informativeness")]
         cells += [_f1_cell(f1[name].get(annotator, {})) for name in theories]
-        table.add_row(Text(annotator), _model(contents, annotator), *cells)
+        models = [] if contents.annotators is None else [_model(contents.annotators, annotator)]
+        table.add_row(Text(annotator), *models, *cells)
     return table
 
 
@@ -73,12 +87,10 @@ def _annotators_of(contents: RunContents) -> list[str]:
     return list(dict.fromkeys(name for table in tables if table is not None for name in table["annotator"]))
 
 
-def _model(contents: RunContents, annotator: str) -> Text:
-    if contents.annotators is None:
-        return Text(DASH)
-    rows = contents.annotators[contents.annotators["annotator"] == annotator].to_dict("records")
+def _model(annotators: pd.DataFrame, annotator: str) -> Text:
+    rows = annotators[annotators["annotator"] == annotator].to_dict("records")
     if not rows:
         return Text(DASH)
     row = rows[0]
-    model = row["kind"] if annotator in contents.controls or is_missing(row["source"]) else model_name(row["source"])
+    model = row["kind"] if row["kind"] == SYNTHETIC or is_missing(row["source"]) else model_name(row["source"])
     return Text(model if is_missing(row["licence"]) else f"{model}\n{row['licence']}")

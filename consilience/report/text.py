@@ -5,9 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
-from consilience.report.contents import POOLED, RunContents, theories_in
+from consilience.report.contents import RunContents, theories_in
 
 DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -16,6 +14,8 @@ _STOPPED = {
     "max_iterations": "stopped at the limit, before it converged",
     "two_annotators": "none: with two annotators the consensus is their mean",
 }
+_METHODS = {"mean": "plain mean", "em": "EM consensus"}
+_SIZE = re.compile(r"(?<![A-Za-z0-9])(\d+(?:\.\d+)?)([MB])(?![A-Za-z0-9])", re.IGNORECASE)
 DESCRIPTIVE = "Results are descriptive: they say what these models answer, not what is right."
 
 
@@ -49,8 +49,8 @@ def is_missing(value: Any) -> bool:
 
 
 def model_name(source: str) -> str:
-    """The short name of a model source: the last part of its path, without the file's ending."""
-    return source.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
+    """The short name of a model source: the last part of its path or package, without the file's ending."""
+    return re.split("[/:]", source.rstrip("/"))[-1].removesuffix(".gguf")
 
 
 def small_models(contents: RunContents) -> list[str]:
@@ -62,7 +62,11 @@ def small_models(contents: RunContents) -> list[str]:
 
 
 def caveat(contents: RunContents) -> str:
-    """What nobody should read out of this run."""
+    """What nobody should read out of this run.
+
+    Models below a billion parameters are told by their names; a true `small_models` in the manifest says the same of a
+    pool whose names do not tell.
+    """
     small = small_models(contents)
     if small:
         verb = "has" if len(small) == 1 else "have"
@@ -82,7 +86,7 @@ def headline(contents: RunContents) -> list[Figure]:
         ("items", "Items", 0, _judged_under(contents)),
         ("judgements", "Judgements", 0, "one per dilemma, theory and annotator"),
         ("missing", "Missing", 0, _missing_meaning(summary)),
-        ("annotators", "Annotators", 0, "in the pool, controls included"),
+        ("annotators", "Annotators", 0, _how_many_controls(contents)),
         ("effective_annotators", "Effective annotators", 1, "independent annotators that the pool is worth"),
         ("krippendorff_alpha", "Krippendorff's alpha", 2, "1 = full agreement, 0 = no better than chance"),
         ("iterations", "EM iterations", 0, _why_stopped(summary)),
@@ -98,6 +102,16 @@ def headline(contents: RunContents) -> list[Figure]:
     return figures
 
 
+def fit_to_people(contents: RunContents) -> dict[str, dict[str, float | None]]:
+    """`r`, `mae` and `ce` against people's shares by method, where the summary has keys such as `r_mean`."""
+    methods: dict[str, dict[str, float | None]] = {}
+    for key, value in contents.summary.items():
+        measure, _, method = key.partition("_")
+        if measure in ("r", "mae", "ce") and method:
+            methods.setdefault(_METHODS.get(method, method), {})[measure] = value
+    return methods
+
+
 def control_effects(contents: RunContents) -> list[str]:
     """One sentence per synthetic annotator: what adding it to the others does to the mean and to the EM consensus."""
     if contents.influence is None:
@@ -111,17 +125,14 @@ def control_effects(contents: RunContents) -> list[str]:
     ]
 
 
-def per_annotator(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """One row per annotator, indexed by it: the pooled row where there is one, else the mean over theories."""
-    pooled = frame[frame["theory"] == POOLED].set_index("annotator")[columns]
-    means = frame[frame["theory"] != POOLED].groupby("annotator", sort=False)[columns].mean()
-    order = frame["annotator"].unique()
-    return pooled.reindex(order).combine_first(means).reindex(order)
-
-
 def _judged_under(contents: RunContents) -> str:
     count = 0 if contents.consensus is None else len(theories_in(contents.consensus))
     return f"dilemmas, under {count} {'theory' if count == 1 else 'theories'}" if count else "dilemmas"
+
+
+def _how_many_controls(contents: RunContents) -> str:
+    count = len(contents.controls)
+    return f"{count} of them {'a synthetic control' if count == 1 else 'synthetic controls'}" if count else ""
 
 
 def _missing_meaning(summary: dict[str, Any]) -> str:
@@ -137,7 +148,7 @@ def _why_stopped(summary: dict[str, Any]) -> str:
 
 def _parameters(source: str) -> float:
     """The number of parameters that a model's name states, infinity if it states none."""
-    found = re.search(r"(?<![A-Za-z0-9])(\d+(?:\.\d+)?)([MB])(?![A-Za-z0-9])", model_name(source), re.IGNORECASE)
+    found = _SIZE.search(model_name(source)) or _SIZE.search(source)
     return math.inf if found is None else float(found[1]) * {"M": 1e6, "B": 1e9}[found[2].upper()]
 
 

