@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from consilience.lm.annotators import AnnotatorConfig, annotator_digest, open_scorer
+from consilience.lm.annotators import AnnotatorConfig
+from consilience.lm.pool import annotator_digest, open_scorer
 from consilience.lm.scorer import FAILED, Scorer, Scores
 from consilience.tables import ANNOTATIONS, write_table
 from consilience.theories import Theory
@@ -28,14 +28,11 @@ class Annotator:
 
     Judgements go straight to disk, one Parquet part per batch and annotator in its `part_folder`, written
     atomically and named by what is in it. A row that is already on disk is never judged again, so a batch may be
-    retried by Ray at any point and a job may be killed and started again. Judgements that failed are not written:
-    the next run tries them again.
+    retried by Ray at any point and a job may be killed and started again. Judgements that failed are not written: the
+    next run tries them again. Ray pins torch's threads to the actor's `num_cpus`.
     """
 
-    def __init__(
-        self, annotators: Sequence[AnnotatorConfig], theories: Sequence[Theory], parts: Path, threads: int
-    ) -> None:
-        torch.set_num_threads(threads)
+    def __init__(self, annotators: Sequence[AnnotatorConfig], theories: Sequence[Theory], parts: Path) -> None:
         self._theories = tuple(theories)
         self._folders = {config.annotator: part_folder(parts, config) for config in annotators}
         self._digests = {config.annotator: annotator_digest(config) for config in annotators}

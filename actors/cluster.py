@@ -1,6 +1,7 @@
 """Joining the Ray cluster: the one that a job runs in, or a local one on loopback."""
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,12 +17,14 @@ def connect() -> None:
 
     Ray 2.60 turns token authentication on for local clusters and binds them to 127.0.0.1.
     """
+    logging.getLogger("ray").setLevel(logging.ERROR)
     if not ray.is_initialized():
-        ray.init(logging_level=logging.WARNING, include_dashboard=False, log_to_driver=False)
+        if "RAY_ADDRESS" not in os.environ:
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        ray.init(logging_level=logging.ERROR, include_dashboard=False, log_to_driver=False)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
 def gather(results: Sequence[Any]) -> list[Any]:

@@ -214,10 +214,13 @@ class _Shards:
     def __init__(self, annotations: Path, gold: pd.DataFrame | None, config: ConsensusConfig) -> None:
         connect()
         self.annotators, self.theories = names_in(annotations)
-        count = config.shards or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        count = config.shards or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
         where = annotations.absolute()
         self._actors = [
-            EMShard.remote(where, shard, count, self.annotators, self.theories, gold) for shard in range(count)
+            EMShard.remote(  # type: ignore[attr-defined]
+                where, shard, count, self.annotators, self.theories, gold
+            )
+            for shard in range(count)
         ]
 
     def _all(self, call: Callable[[Any], Any]) -> list[Any]:

@@ -18,16 +18,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-from consilience.datasets.dilemmas import prepare_dilemmas
 from pydantic import Field, field_validator
 from ray.data import ActorPoolStrategy
 
 from actors.annotator import Annotator, fingerprint, part_folder
 from actors.cluster import connect
 from consilience.config import Config
+from consilience.datasets.dilemmas import prepare_dilemmas
 from consilience.errors import UserError
 from consilience.files import atomic_path, digest_file, digest_json
-from consilience.lm.annotators import AnnotatorConfig, SyntheticAnnotator, annotator_digest, describe
+from consilience.lm.annotators import AnnotatorConfig, SyntheticAnnotator
+from consilience.lm.pool import annotator_digest, check, describe
 from consilience.lm.scorer import FAILED
 from consilience.runs import Run
 from consilience.tables import ANNOTATIONS, ANNOTATORS, iterate_parquet, write_table
@@ -74,7 +75,7 @@ class Progress:
     counts: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, batch: dict[str, Any]) -> None:
+    def add(self, batch: Any) -> None:
         with self.lock:
             for name in ("scored", "reused", "failed"):
                 self.counts[name] += int(batch[name].sum())
@@ -85,10 +86,11 @@ def plan(config: AnnotateConfig) -> list[str]:
     """Check the inputs and model sources; say what would be judged."""
     if not config.dilemmas.is_file():
         raise UserError(f"{config.dilemmas}: no such file; expected a table of dilemmas")
-    rows = [describe(annotator) for annotator in config.pool]
+    for annotator in config.pool:
+        check(annotator)
     lines = [f"annotate {config.dilemmas} under {', '.join(config.theories)}"]
     lines += [
-        f"  {row['annotator']}: {row['kind']} {row['source'] or ''} ({row['licence'] or 'no licence'})" for row in rows
+        f"  {annotator.annotator}: {annotator.kind} {getattr(annotator, 'source', '')}" for annotator in config.pool
     ]
     pools = model_pools(config.pool)
     lines.append(
@@ -119,7 +121,7 @@ def annotate(config: AnnotateConfig, run: Run) -> Summary:
     """Judge `dilemmas.parquet` of the run folder; write `annotators.parquet` and `annotations.parquet`."""
     rows = [describe(annotator) for annotator in config.pool]
     write_table(pa.Table.from_pylist(rows, schema=ANNOTATORS.arrow), run / "annotators.parquet", ANNOTATORS)
-    run.record(licences={row["annotator"]: row["licence"] for row in rows})
+    run.record(licences={row["annotator"]: row.get("licence") for row in rows})
     dilemmas = digest_file(run / "dilemmas.parquet")
     stage = digest_json([dilemmas, [annotator_digest(annotator) for annotator in config.pool], config.theories])
     items = pq.read_metadata(run / "dilemmas.parquet").num_rows
@@ -198,17 +200,16 @@ def _judge_pool(
         (0, 0, (1, 1)) if isinstance(first, SyntheticAnnotator) else (first.num_cpus, first.num_gpus, first.actors)
     )
     blocks = max(1, min(items // batch_size, 2_000))
-    results = ray.data.read_parquet(
-        str(dilemmas), columns=["item_id", "text"], num_cpus=0, override_num_blocks=blocks
-    ).map_batches(
+    rows = ray.data.read_parquet(str(dilemmas), num_cpus=0, override_num_blocks=blocks)
+    results = rows.select_columns(["item_id", "text"]).map_batches(
         Annotator,
-        fn_constructor_args=(members, theories, parts, max(1, int(cpus))),
+        fn_constructor_args=(members, theories, parts),
         batch_size=batch_size,
         compute=ActorPoolStrategy(min_size=actors[0], max_size=actors[1]),
         num_cpus=cpus,
         num_gpus=gpus,
     )
-    for batch in results.iter_batches(batch_size=None):
+    for batch in results.iter_batches(batch_size=None, batch_format="numpy"):
         watch.add(batch)
 
 

@@ -15,8 +15,6 @@ from rich.console import Console
 
 from consilience.config import Config, load_config
 from consilience.errors import UserError
-from consilience.report.page import write_report
-from consilience.report.terminal import print_result
 from consilience.runs import Run
 
 C = TypeVar("C", bound=Config)
@@ -78,6 +76,10 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
 
 def show_report(folder: Path) -> None:
     """Write the report page of a consensus and print its result table."""
+    # Here, because plotting takes seconds to import and a dry run needs none of it.
+    from consilience.report.page import write_report
+    from consilience.report.terminal import print_result
+
     write_report(folder)
     print_result(folder, console)
 

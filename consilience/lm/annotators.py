@@ -1,21 +1,14 @@
-"""What an annotator is, in a config: one typed block per kind, and how each becomes a scorer."""
+"""What an annotator is, in a config: one typed block per kind."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from consilience.config import Config
-
-Elicitation = Literal["yes_no", "scale_0_10"]
+from consilience.lm.annotator_block import AnnotatorBlock, Elicitation
 
 
-class _Annotator(Config):
-    annotator: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$", description="unique name in the pool")
-    group: str | None = Field(None, description="named group, for a consensus per group")
-
-
-class TransformersAnnotator(_Annotator):
+class TransformersAnnotator(AnnotatorBlock):
     """A causal language model read through transformers, in this process."""
 
     kind: Literal["transformers"]
@@ -29,14 +22,14 @@ class TransformersAnnotator(_Annotator):
     actors: tuple[int, int] = Field((1, 1), description="smallest and largest number of actors for this model")
 
 
-class SyntheticAnnotator(_Annotator):
+class SyntheticAnnotator(AnnotatorBlock):
     """A behaviour without a model: a robustness control, never a stand-in for one."""
 
     kind: Literal["synthetic"]
     behaviour: Literal["random01", "uniform", "constant", "copycat", "inverted", "recorded"]
     seed: int = 0
     value: float = Field(0.5, ge=0, le=1, description="the score of 'constant'")
-    recording: Path | None = Field(None, description="annotations table that copycat, inverted and recorded read")
+    recording: Path | None = Field(None, description="run folder that copycat, inverted and recorded replay")
     of: str | None = Field(None, description="annotator in the recording; default: the same name")
 
 
