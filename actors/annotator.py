@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,10 @@ _GIVE_UP_AFTER = 3
 
 
 class Annotator:
-    """Callable for Ray Data: a batch of dilemmas in, one row of counts per annotator out.
+    """Callable for Ray Data: numbers of batches in, for each of them a row of counts per annotator out.
+
+    Batch k is the rows k * batch_size and on of the dilemmas table, which the actor reads itself: the driver holds only
+    numbers, and reading needs no task that would wait for a CPU while all of them host models.
 
     Judgements go straight to disk, one Parquet part per batch and annotator in its `part_folder`, written
     atomically and named by what is in it. A row that is already on disk is never judged again, so a batch may be
@@ -32,7 +35,16 @@ class Annotator:
     next run tries them again. Ray pins torch's threads to the actor's `num_cpus`.
     """
 
-    def __init__(self, annotators: Sequence[AnnotatorConfig], theories: Sequence[Theory], parts: Path) -> None:
+    def __init__(
+        self,
+        annotators: Sequence[AnnotatorConfig],
+        theories: Sequence[Theory],
+        dilemmas: Path,
+        batch_size: int,
+        parts: Path,
+    ) -> None:
+        self._dilemmas = pq.ParquetFile(dilemmas)
+        self._batch_size = batch_size
         self._theories = tuple(theories)
         self._folders = {config.annotator: part_folder(parts, config) for config in annotators}
         self._digests = {config.annotator: annotator_digest(config) for config in annotators}
@@ -40,16 +52,28 @@ class Annotator:
         self._done = {name: _fingerprints_on_disk(folder) for name, folder in self._folders.items()}
         self._failures = dict.fromkeys(self._scorers, 0)
 
-    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:
-        items, texts = [str(item) for item in batch["item_id"]], [str(text) for text in batch["text"]]
-        counts: dict[str, list[Any]] = {"annotator": [], "scored": [], "reused": [], "failed": []}
-        for name in self._scorers:
-            scored, reused = self._judge(name, items, texts)
-            counts["annotator"].append(name)
-            counts["scored"].append(scored)
-            counts["reused"].append(reused)
-            counts["failed"].append(len(items) * len(self._theories) - scored - reused)
-        return counts
+    def __call__(self, batches: dict[str, npt.NDArray[np.int64]]) -> Iterator[dict[str, list[Any]]]:
+        for number in batches["item"].tolist():
+            items, texts = self._read(number)
+            counts: dict[str, list[Any]] = {"annotator": [], "scored": [], "reused": [], "failed": []}
+            for name in self._scorers:
+                scored, reused = self._judge(name, items, texts)
+                counts["annotator"].append(name)
+                counts["scored"].append(scored)
+                counts["reused"].append(reused)
+                counts["failed"].append(len(items) * len(self._theories) - scored - reused)
+            yield counts
+
+    def _read(self, batch: int) -> tuple[list[str], list[str]]:
+        """Item ids and texts of a batch: from the one or more row groups that it lies in."""
+        first, last = batch * self._batch_size, (batch + 1) * self._batch_size
+        metadata = self._dilemmas.metadata
+        ends = np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
+        groups = range(int(np.searchsorted(ends, first, "right")), int(np.searchsorted(ends, min(last, ends[-1]))) + 1)
+        start = int(ends[groups[0] - 1]) if groups[0] else 0
+        table = self._dilemmas.read_row_groups(list(groups), columns=["item_id", "text"])
+        rows = table.slice(first - start, self._batch_size)
+        return rows.column("item_id").to_pylist(), rows.column("text").to_pylist()
 
     def _judge(self, name: str, items: list[str], texts: list[str]) -> tuple[int, int]:
         """Judge what is not on disk yet; returns how many cells were judged and how many were there."""

@@ -1,10 +1,11 @@
 """Annotate: every dilemma judged under every theory by every annotator of the pool.
 
-Ray Data streams the dilemmas through one autoscaling pool of actors per model, all models side by side where the
-cluster has room. Judgements are written as they come; the same command again resumes and repeats none of them.
+Ray Data streams batches of dilemmas through one autoscaling pool of actors per model, all models side by side where
+the cluster has room. Judgements are written as they come; the same command again resumes and repeats none of them.
 """
 
 import json
+import math
 import sys
 import threading
 import time
@@ -35,6 +36,8 @@ from consilience.tables import ANNOTATIONS, ANNOTATORS, iterate_parquet, write_t
 from consilience.theories import THEORY_NAMES, Theory, pick_theories
 from jobs.cli import Job, Summary, main
 from jobs.progress import progress
+
+_MOST_BLOCKS = 2_000
 
 
 class AnnotateConfig(Config):
@@ -199,12 +202,11 @@ def _judge_pool(
     cpus, gpus, actors = (
         (0, 0, (1, 1)) if isinstance(first, SyntheticAnnotator) else (first.num_cpus, first.num_gpus, first.actors)
     )
-    blocks = max(1, min(items // batch_size, 2_000))
-    rows = ray.data.read_parquet(str(dilemmas), num_cpus=0, override_num_blocks=blocks)
-    results = rows.select_columns(["item_id", "text"]).map_batches(
+    batches = range(math.ceil(items / batch_size))
+    results = ray.data.from_items(batches, override_num_blocks=min(len(batches), _MOST_BLOCKS)).map_batches(
         Annotator,
-        fn_constructor_args=(members, theories, parts),
-        batch_size=batch_size,
+        fn_constructor_args=(members, theories, dilemmas, batch_size, parts),
+        batch_size=None if not gpus else len(batches),
         compute=ActorPoolStrategy(min_size=actors[0], max_size=actors[1]),
         num_cpus=cpus,
         num_gpus=gpus,
