@@ -1,6 +1,5 @@
 """The actor that holds one shard of a large annotations table and runs the EM's pass over it."""
 
-import resource
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -97,7 +96,3 @@ class EMShard:
     def items(self) -> int:
         """Distinct items in this shard; no other shard has them."""
         return len(set(self._shard.matrix.items))
-
-    def peak_memory(self) -> int:
-        """Largest resident memory of this actor so far, in bytes."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -45,7 +45,7 @@ class Run:
                 raise UserError(
                     f"{folder}: holds a run of job '{previous['job']}'; expected an empty folder or a '{job}' run"
                 )
-            run = cls(folder, _new_manifest(job, config, previous.get("stages", {})), lock)
+            run = cls(folder, {"stages": {}, **previous, **_new_manifest(job, config)}, lock)
             run._write()
             try:
                 yield run
@@ -136,7 +136,7 @@ def _lock_folder(folder: Path) -> int:
     return lock
 
 
-def _new_manifest(job: str, config: dict[str, Any], stages: dict[str, Any]) -> dict[str, Any]:
+def _new_manifest(job: str, config: dict[str, Any]) -> dict[str, Any]:
     return {
         "job": job,
         "status": "running",
@@ -147,7 +147,6 @@ def _new_manifest(job: str, config: dict[str, Any], stages: dict[str, Any]) -> d
         "seed": config.get("seed"),
         "code": code_version(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
-        "stages": stages,
     }
 
 

@@ -135,23 +135,21 @@ def annotate(config: AnnotateConfig, run: Run) -> Summary:
     started = time.monotonic()
     counts = _judge_all(config, run / "dilemmas.parquet", parts, items)
     seconds = time.monotonic() - started
-    missing = _gather(config, run / "dilemmas.parquet", parts, run / "annotations.parquet", items)
+    missing, failed = _gather(config, run / "dilemmas.parquet", parts, run / "annotations.parquet", items)
     summary: Summary = {
         "items": items,
         "annotators": len(config.pool),
         "judgements": total,
         "missing": missing,
-        "failed": counts["failed"],
+        "failed": failed,
         "reused": counts["reused"],
         "judgements_per_second": round(counts["scored"] / seconds, 3) if counts["scored"] else None,
         "annotate_seconds": round(seconds, 3),
         "cost_usd": 0.0,
     }
     run.record(annotate=summary)
-    if counts["failed"]:
-        print(
-            f"{counts['failed']} judgements failed and are missing; the same command tries them again", file=sys.stderr
-        )
+    if failed:
+        print(f"{failed} judgements failed and are missing; the same command tries them again", file=sys.stderr)
         return summary
     with run.stage("annotate", stage):
         return summary
@@ -185,7 +183,6 @@ def _judge_all(config: AnnotateConfig, dilemmas: Path, parts: Path, items: int) 
             if error := job.exception():
                 names = ", ".join(member.annotator for member in members)
                 print(f"annotators {names} stopped: {_first_line(error)}; the others go on", file=sys.stderr)
-                watch.counts["failed"] += 1
     return watch.counts
 
 
@@ -202,7 +199,7 @@ def _judge_pool(
     cpus, gpus, actors = (
         (0, 0, (1, 1)) if isinstance(first, SyntheticAnnotator) else (first.num_cpus, first.num_gpus, first.actors)
     )
-    batches = range(math.ceil(items / batch_size))
+    batches = list(range(math.ceil(items / batch_size)))
     results = ray.data.from_items(batches, override_num_blocks=min(len(batches), _MOST_BLOCKS)).map_batches(
         Annotator,
         fn_constructor_args=(members, theories, dilemmas, batch_size, parts),
@@ -215,10 +212,10 @@ def _judge_pool(
         watch.add(batch)
 
 
-def _gather(config: AnnotateConfig, dilemmas: Path, parts: Path, out: Path, items: int) -> int:
-    """All parts into one table, in the pool's order, the judgements that failed as missing. Returns the missing."""
+def _gather(config: AnnotateConfig, dilemmas: Path, parts: Path, out: Path, items: int) -> tuple[int, int]:
+    """All parts into one table, in the pool's order, failed judgements as missing. Returns all missing, and failed."""
     expected = items * len(config.theories)
-    missing = 0
+    missing = failed = 0
     with atomic_path(out) as temporary, pq.ParquetWriter(temporary, ANNOTATIONS.arrow, compression="zstd") as writer:
         for annotator in config.pool:
             written = 0
@@ -230,8 +227,8 @@ def _gather(config: AnnotateConfig, dilemmas: Path, parts: Path, out: Path, item
             if written < expected:
                 for table in _failed_rows(config, annotator, dilemmas, parts):
                     writer.write_table(table)
-                    missing += table.num_rows
-    return missing
+                    failed += table.num_rows
+    return missing + failed, failed
 
 
 def _failed_rows(config: AnnotateConfig, annotator: AnnotatorConfig, dilemmas: Path, parts: Path) -> Iterator[pa.Table]:

