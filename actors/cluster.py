@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,9 @@ def connect() -> None:
     if not ray.is_initialized():
         if "RAY_ADDRESS" not in os.environ:
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        stop = signal.getsignal(signal.SIGTERM)
         ray.init(logging_level=logging.ERROR, include_dashboard=False, log_to_driver=False)
+        signal.signal(signal.SIGTERM, stop)  # Ray puts one in its place that aborts the process
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.ERROR)

@@ -179,10 +179,14 @@ def _judge_all(config: AnnotateConfig, dilemmas: Path, parts: Path, items: int) 
             )
             for members in pools
         ]
-        for members, job in zip(pools, jobs, strict=True):
-            if error := job.exception():
-                names = ", ".join(member.annotator for member in members)
-                print(f"annotators {names} stopped: {_first_line(error)}; the others go on", file=sys.stderr)
+        try:
+            for members, job in zip(pools, jobs, strict=True):
+                if error := job.exception():
+                    names = ", ".join(member.annotator for member in members)
+                    print(f"annotators {names} stopped: {_first_line(error)}; the others go on", file=sys.stderr)
+        except KeyboardInterrupt:
+            ray.shutdown()  # ends the pools, which the threads wait for
+            raise
     return watch.counts
 
 

@@ -20,7 +20,7 @@ from consilience.runs import Run
 C = TypeVar("C", bound=Config)
 Summary = dict[str, float | int | str | bool | None]
 
-console = Console(soft_wrap=True)
+console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 100)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,6 @@ def load_model(source: str, revision: str | None = None, dtype: Dtype = "auto") 
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         files.folder,
         dtype=_fastest(device) if dtype == "auto" else getattr(torch, dtype),
-        attn_implementation="sdpa",
         local_files_only=True,
         output_loading_info=True,
     )
@@ -81,25 +80,23 @@ class LanguageModel:
         """Natural log-probabilities of `tokens` after prefix and suffix.
 
         Args:
-            prompts: n prompts of s suffixes each.
+            prompts: n prompts of s suffixes each, at least one of each.
             tokens: k token ids.
             positions: how many positions at the end of each suffix are read; the last predicts what follows it.
 
         Returns:
             (n, s, positions, k)
         """
-        shape = (len(prompts), len(prompts[0].suffixes) if prompts else 0, positions, len(tokens))
-        if not self.packs:
-            prompts = [Prompt(prompt.prefix, [suffix]) for prompt in prompts for suffix in prompt.suffixes]
+        units = prompts if self.packs else [Prompt(p.prefix, [suffix]) for p in prompts for suffix in p.suffixes]
         forward = self._forward_packed if self.packs else self._forward_padded
-        result = np.empty((len(prompts), shape[0] * shape[1] // max(1, len(prompts)), positions, len(tokens)))
+        result = np.empty((len(units), len(units[0].suffixes), positions, len(tokens)))
+        wanted = torch.tensor(tokens, device=self.model.device)
         with torch.inference_mode():
-            wanted = torch.tensor(tokens, device=self.model.device)
-            for batch in _batches([len(prompt) for prompt in prompts], self.tokens_per_batch):
-                states, logits = forward([prompts[index] for index in batch], positions)
+            for batch in _batches([len(unit) for unit in units], self.tokens_per_batch):
+                states, logits = forward([units[index] for index in batch], positions)
                 read = self._log_probs(states, logits, wanted)
                 result[batch] = read.cpu().double().numpy().reshape(len(batch), *result.shape[1:])
-        return result.reshape(shape)
+        return result.reshape(len(prompts), -1, positions, len(tokens))
 
     def _forward_packed(self, prompts: Sequence[Prompt], positions: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Last hidden states (r, width) and logits (r, vocabulary) at r = prompts x suffixes x positions places."""

@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 _NAME = "consilience_packed"
 _CLOSE = 0.2
-"""Relative difference of last hidden states: bfloat16 alone makes 0.07 at most, attention to wrong tokens 0.3 or more."""
+"""Relative difference of last hidden states: bfloat16 makes 0.07 at most, attention to wrong tokens 0.3 or more."""
 
 
 @dataclass(frozen=True, slots=True)

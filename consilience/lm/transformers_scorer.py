@@ -44,10 +44,10 @@ class TransformersScorer:
             room = window - max(map(len, suffixes))
             readable = [index for index in readable if len(prefixes[index]) <= room]
         score, mass = np.full((2, len(dilemmas), len(theories)), np.nan)
-        prompts = [Prompt(prefixes[index], suffixes) for index in readable]
-        score[readable], mass[readable] = self._answers.score(
-            self._model.read(prompts, self._answers.tokens, self._answers.positions)
-        )
+        if readable and suffixes:
+            prompts = [Prompt(prefixes[index], suffixes) for index in readable]
+            log_probs = self._model.read(prompts, self._answers.tokens, self._answers.positions)
+            score[readable], mass[readable] = self._answers.score(log_probs)
         if len(readable) < len(dilemmas):
             log.warning("%d dilemmas are blank or do not fit the model's window", len(dilemmas) - len(readable))
         missing = np.isnan(score)

@@ -40,7 +40,7 @@ def print_result(folder: Path, console: Console) -> None:
     for method, fit in fit_to_people(contents).items():
         fits = f"r {number(fit.get('r'))}, MAE {number(fit.get('mae'))}, cross-entropy {number(fit.get('ce'))}"
         _print(console, Text.assemble(f"{method:<22}", (fits, "bold"), ("  (against people's shares)", "dim")))
-    for line in (*control_effects(contents), *contents.manifest.get("notes", ())):
+    for line in (*control_effects(contents), *contents.manifest.get("notes", ()), *_licences(contents)):
         _print(console, Text(line))
     _print(console, Text(caveat(contents), style="yellow"))
     console.print(Text.assemble("report: ", (str(folder / "report.html"), "bold")), soft_wrap=True)
@@ -57,7 +57,7 @@ def _annotator_table(contents: RunContents) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
     table.add_column("annotator", max_width=46 if contents.annotators is None else 20, overflow="fold")
     if contents.annotators is not None:
-        table.add_column("model, licence", max_width=26, overflow="fold")
+        table.add_column("model", max_width=26, overflow="fold")
     for heading in ("mu1", "mu0", "inform.", *(name[:4] for name in theories)):
         table.add_column(heading, justify="right", no_wrap=True)
     pooled = _rows_of(contents.reliability, POOLED)
@@ -89,8 +89,15 @@ def _annotators_of(contents: RunContents) -> list[str]:
 
 def _model(annotators: pd.DataFrame, annotator: str) -> Text:
     rows = annotators[annotators["annotator"] == annotator].to_dict("records")
-    if not rows:
-        return Text(DASH)
-    row = rows[0]
-    model = row["kind"] if row["kind"] == SYNTHETIC or is_missing(row["source"]) else model_name(row["source"])
-    return Text(model if is_missing(row["licence"]) else f"{model}\n{row['licence']}")
+    return Text(_model_of(rows[0]) if rows else DASH)
+
+
+def _model_of(row: dict[str, Any]) -> str:
+    return row["kind"] if row["kind"] == SYNTHETIC or is_missing(row["source"]) else model_name(row["source"])
+
+
+def _licences(contents: RunContents) -> list[str]:
+    """One line per model whose licence is known."""
+    rows = [] if contents.annotators is None else contents.annotators.to_dict("records")
+    known = {_model_of(row): row["licence"] for row in rows if not is_missing(row["licence"])}
+    return [f"licence of {model}: {licence}" for model, licence in known.items()]
