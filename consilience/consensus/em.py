@@ -1,8 +1,8 @@
 """Consensus by expectation-maximisation: the four-parameter truncated-normal model of arXiv 2506.14625."""
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -13,7 +13,14 @@ from consilience.consensus import baselines
 from consilience.consensus.matrix import ScoreMatrix, as_matrix
 from consilience.consensus.model import ConsensusModel, Settings, consensus_table
 from consilience.consensus.posterior import Parameters, Profile, Shard, Statistics
-from consilience.consensus.truncated_normal import fit_box, fit_naive, log_density_coefficients, mean_sd
+from consilience.consensus.truncated_normal import (
+    SIGMA_MAX,
+    SIGMA_MIN,
+    fit_box,
+    fit_naive,
+    log_density_coefficients,
+    mean_sd,
+)
 from consilience.errors import UserError
 from consilience.tables import RELIABILITY, column_names
 
@@ -70,6 +77,10 @@ class TruncatedNormalEM:
     max_iterations: int = 300
     """Stop after this many passes over the data."""
 
+    noise_sd: Mapping[str, float] = field(default_factory=dict)
+    """Standard deviation of an annotator's repeated scores, by name (see `consilience.consensus.noise`): a floor of
+    its sigma in both classes. Scores hold their noise already, so that sigma does too and nothing is added to it."""
+
     model_: ConsensusModel | None = field(init=False, repr=False)
     """The fitted consensus; None where there are two annotators only."""
 
@@ -105,6 +116,10 @@ class TruncatedNormalEM:
         for name in ("kappa", "tolerance", "max_iterations"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name}: expected a number above 0, found {getattr(self, name)!r}")
+        for name, sd in self.noise_sd.items():
+            if not 0.0 <= sd <= 1.0:
+                raise UserError(f"noise_sd: annotator '{name}': expected a number from 0 to 1, found {sd!r}")
+        self._sigma_min: Floats = np.array(SIGMA_MIN)
 
     def fit(self, data: ScoreMatrix | pd.DataFrame, gold: pd.DataFrame | None = None) -> "TruncatedNormalEM":
         """Fit to a matrix or to a long table (item_id, theory, annotator, score).
@@ -149,6 +164,7 @@ class TruncatedNormalEM:
         self.notes_ = _notes(profile)
         _check_gold(profile, gold_rows, self.notes_)
         self.model_, self.trace_, self.iterations_ = None, [], 0
+        self._sigma_min = self._floors(profile.annotators)
         if np.count_nonzero(profile.scores) == 2:
             self.stopped_ = "two_annotators"
             self.parameters_ = pd.DataFrame(columns=column_names(RELIABILITY))
@@ -169,6 +185,7 @@ class TruncatedNormalEM:
                 kappa=self.kappa,
                 tolerance=self.tolerance,
                 max_iterations=self.max_iterations,
+                noise_sd=dict(self.noise_sd),
             ),
             parameters=fitted,
             statistics=statistics,
@@ -176,6 +193,23 @@ class TruncatedNormalEM:
             iterations=self.iterations_,
         )
         self.parameters_ = self.model_.reliability()
+
+    @classmethod
+    def resume(cls, model: ConsensusModel, step: Step) -> ConsensusModel:
+        """`model` after more iterations from its own parameters, on the statistics that `step` returns (see `run`).
+
+        Its orientation is kept: should the classes have changed places on the way, they are exchanged back.
+        """
+        em = cls(**model.settings.model_dump())
+        em.iterations_ = model.iterations
+        em._sigma_min = em._floors(model.annotators)
+        fitted, statistics = em._climb(step, model.parameters)
+        difference = [np.diff(mean_sd(at.mu, at.sigma)[0], axis=0)[0] for at in (model.parameters, fitted)]
+        exchange = np.sum(difference[0] * difference[1], axis=-1) < 0.0
+        if exchange.any():
+            fitted = em._exchanged(fitted, exchange)
+            statistics = step(fitted)
+        return replace(model, parameters=fitted, statistics=statistics, stopped=em.stopped_, iterations=em.iterations_)
 
     def _climb(self, step: Step, fitted: Parameters) -> tuple[Parameters, Statistics]:
         """E-step and M-step in turn from `fitted`, until the objective stands still."""
@@ -197,7 +231,7 @@ class TruncatedNormalEM:
         pseudo = self.kappa * _own_moments(statistics.totals, totals)
         sums = np.stack([totals - class1, class1]) + pseudo
         fit = fit_box if self.mstep == "exact" else fit_naive
-        mu, sigma = fit(sums[..., 1] / sums[..., 0], sums[..., 2] / sums[..., 0])
+        mu, sigma = fit(sums[..., 1] / sums[..., 0], sums[..., 2] / sums[..., 0], self._sigma_min)
         return Parameters(mu, sigma, self._prior(statistics))
 
     def _prior(self, statistics: Statistics) -> Floats:
@@ -231,8 +265,14 @@ class TruncatedNormalEM:
         """The two classes exchanged, for all annotators alike, in the groups of theories where `exchange` holds."""
         mu = np.where(exchange[:, None], fitted.mu[::-1], fitted.mu)
         sigma = np.where(exchange[:, None], fitted.sigma[::-1], fitted.sigma)
-        turned = {"per_theory": exchange, "global": np.array(exchange.all())}.get(str(self.prior), np.array(False))
-        return Parameters(mu, sigma, np.where(turned, 1.0 - fitted.prior, fitted.prior))
+        prior = fitted.prior
+        if self.prior == "per_theory" or (self.prior == "global" and exchange.all()):
+            prior = np.where(exchange, 1.0 - prior, prior)
+        return Parameters(mu, sigma, prior)
+
+    def _floors(self, annotators: Sequence[str]) -> Floats:
+        """(M,) the least sigma of each annotator."""
+        return np.clip([self.noise_sd.get(name, 0.0) for name in annotators], SIGMA_MIN, SIGMA_MAX)
 
     def _grouped(self, by_theory: Floats) -> Floats:
         """(T, ...) summed to (1, ...) where theories share parameters."""

@@ -8,11 +8,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import Field
 
 from consilience.config import Config, parse_config
 from consilience.consensus.agreement import disagreement
 from consilience.consensus.baselines import score_count
 from consilience.consensus.matrix import ScoreMatrix
+from consilience.consensus.past import Past
 from consilience.consensus.posterior import Parameters, Shard, Statistics
 from consilience.consensus.truncated_normal import jeffreys_divergence, mean_sd
 from consilience.errors import UserError
@@ -30,6 +32,7 @@ class Settings(Config):
     kappa: float
     tolerance: float
     max_iterations: int
+    noise_sd: dict[str, float] = Field(default_factory=dict)
 
 
 class _ModelFile(Config):
@@ -44,6 +47,7 @@ class _ModelFile(Config):
     iterations: int
     parameters: dict[str, Any]
     statistics: dict[str, Any]
+    past: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +61,7 @@ class ConsensusModel:
         statistics: the sums they rest on, by theory, annotator and class.
         stopped: "converged" or "max_iterations".
         iterations: passes over the data.
+        past: what updates and drift alarms need of the tasks behind the statistics; None where it was not kept.
     """
 
     annotators: list[str]
@@ -66,6 +71,7 @@ class ConsensusModel:
     statistics: Statistics
     stopped: str
     iterations: int
+    past: Past | None = None
 
     def predict(self, data: ScoreMatrix | pd.DataFrame) -> pd.DataFrame:
         """The consensus on new items, from whichever of the annotators scored them: see `consensus_table`.
@@ -78,7 +84,7 @@ class ConsensusModel:
             matrix = data.align(self.annotators)
         else:
             matrix = ScoreMatrix.from_frame(data, annotators=self.annotators)
-        return consensus_table(matrix, Shard(matrix).posterior(self._parameters_of(matrix.theories)))
+        return consensus_table(matrix, Shard(matrix).posterior(self.parameters_of(matrix.theories)))
 
     def reliability(self) -> pd.DataFrame:
         """The `reliability` table: annotator x theory ("all" where pooled).
@@ -129,6 +135,7 @@ class ConsensusModel:
                 "iterations": self.iterations,
                 "parameters": _to_lists(self.parameters),
                 "statistics": _to_lists(self.statistics),
+                "past": None if self.past is None else _to_lists(self.past),
             },
         )
 
@@ -153,6 +160,7 @@ class ConsensusModel:
         parameters = _arrays(file.parameters, {"mu": (2, G, M), "sigma": (2, G, M), "prior": (T,)}, path)
         sums = {"tasks": (T,), "gamma": (T,), "totals": (T, M, 3), "class1": (T, M, 3), "log_odds": ()}
         statistics = _arrays(file.statistics, {**sums, "gold_evidence": (T,)}, path)
+        past = None if file.past is None else Past(**_arrays(file.past, Past.shapes(T, M), path))
         return cls(
             annotators=file.annotators,
             theories=file.theories,
@@ -161,9 +169,10 @@ class ConsensusModel:
             statistics=Statistics(**{**statistics, "log_odds": float(statistics["log_odds"])}),
             stopped=file.stopped,
             iterations=file.iterations,
+            past=past,
         )
 
-    def _parameters_of(self, theories: list[str]) -> Parameters:
+    def parameters_of(self, theories: list[str]) -> Parameters:
         """The parameters for `theories`, in that order."""
         if theories == self.theories:
             return self.parameters
@@ -184,7 +193,7 @@ def consensus_table(matrix: ScoreMatrix, gamma: Floats) -> pd.DataFrame:
     return matrix.task_frame(consensus=gamma, n_annotators=score_count(matrix), disagreement=disagreement(matrix))
 
 
-def _to_lists(values: Parameters | Statistics) -> dict[str, Any]:
+def _to_lists(values: Parameters | Statistics | Past) -> dict[str, Any]:
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in asdict(values).items()}
 
 

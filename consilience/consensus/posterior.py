@@ -123,6 +123,10 @@ class Shard:
 
     All shards of one table are built with the same annotators and theories (see `ScoreMatrix.from_frame`); each task
     lies in one shard. Every method can be repeated: nothing is remembered between passes.
+
+    Attributes:
+        matrix: the scores.
+        gold_task, gold_label: rising positions of the tasks whose gamma is known, and what it is.
     """
 
     def __init__(self, matrix: ScoreMatrix, gold: pd.DataFrame | None = None) -> None:
@@ -132,7 +136,16 @@ class Shard:
             UserError: gold lacks a column, repeats a task, or has a label outside 0..1.
         """
         self.matrix = matrix
-        self._gold_task, self._gold_label = _gold_positions(matrix, gold)
+        self.gold_task, self.gold_label = _gold_positions(matrix, gold)
+
+    def take(self, tasks: NDArray[np.int64]) -> "Shard":
+        """The tasks at positions `tasks` (rising; repeats stand for several tasks alike), with their gold."""
+        part = Shard(self.matrix.take(tasks))
+        label = np.full(self.matrix.scores.shape[1], np.nan)
+        label[self.gold_task] = self.gold_label
+        part.gold_task = np.flatnonzero(~np.isnan(label[tasks]))
+        part.gold_label = label[tasks][part.gold_task]
+        return part
 
     def profile(self) -> Profile:
         """Counts and ranges of the scores."""
@@ -142,14 +155,14 @@ class Shard:
         lowest = np.fmin.reduce(scores, axis=1, initial=np.inf)
         highest = np.fmax.reduce(scores, axis=1, initial=-np.inf)
         return Profile(
-            self.matrix.annotators, self.matrix.theories, count, binary, lowest, highest, len(self._gold_task)
+            self.matrix.annotators, self.matrix.theories, count, binary, lowest, highest, len(self.gold_task)
         )
 
     def step(self, parameters: Parameters | None) -> Statistics:
         """Statistics under `parameters`, or, with None, under EM's start: gamma = the mean of a task's scores."""
         if parameters is None:
             gamma = np.nan_to_num(baselines.mean(self.matrix), nan=0.5)
-            gamma[self._gold_task] = self._gold_label
+            gamma[self.gold_task] = self.gold_label
             class1, gamma_sum = self._weighted(gamma)
             return self._statistics(class1, gamma_sum, 0.0, np.zeros_like(gamma_sum))
         return self._pass(parameters, _NO_GAMMA)
@@ -159,7 +172,7 @@ class Shard:
         gamma = np.empty(self.matrix.scores.shape[1])
         self._pass(parameters, gamma)
         gamma[baselines.score_count(self.matrix) == 0] = np.nan
-        gamma[self._gold_task] = self._gold_label
+        gamma[self.gold_task] = self.gold_label
         return gamma
 
     def _pass(self, parameters: Parameters, gamma: Floats) -> Statistics:
@@ -170,8 +183,8 @@ class Shard:
             self.matrix.offsets,
             parameters.log_ratio_coefficients(),
             parameters.log_odds(),
-            self._gold_task,
-            self._gold_label,
+            self.gold_task,
+            self.gold_label,
             gamma,
             class1,
             gamma_sum,

@@ -96,14 +96,14 @@ def _profile(m1: float, m2: float, t: float, mu: float) -> tuple[float, float, f
 
 
 @njit(cache=True)
-def _fit_box(m1: float, m2: float) -> tuple[float, float]:
-    low, high = math.log(SIGMA_MIN), math.log(SIGMA_MAX)
+def _fit_box(m1: float, m2: float, sigma_min: float) -> tuple[float, float]:
+    low, high = math.log(sigma_min), math.log(SIGMA_MAX)
     mu, slope, _ = _profile(m1, m2, high, m1)
     if slope >= 0.0:
         return mu, SIGMA_MAX
     mu, slope, _ = _profile(m1, m2, low, m1)
     if slope <= 0.0:
-        return mu, SIGMA_MIN
+        return mu, sigma_min
     t = min(max(0.5 * math.log(m2 - m1 * m1), low), high)
     for _ in range(60):
         mu, slope, curvature = _profile(m1, m2, t, mu)
@@ -119,10 +119,10 @@ def _fit_box(m1: float, m2: float) -> tuple[float, float]:
 
 
 @njit(cache=True)
-def _fit_box_all(m1: Floats, m2: Floats) -> tuple[Floats, Floats]:
+def _fit_box_all(m1: Floats, m2: Floats, sigma_min: Floats) -> tuple[Floats, Floats]:
     mu, sigma = np.empty_like(m1), np.empty_like(m1)
     for i in range(len(m1)):
-        mu[i], sigma[i] = _fit_box(m1[i], m2[i])
+        mu[i], sigma[i] = _fit_box(m1[i], m2[i], sigma_min[i])
     return mu, sigma
 
 
@@ -140,7 +140,7 @@ def _moments_of(mu: ArrayLike, sigma: ArrayLike) -> tuple[Floats, Floats, Floats
     return mu, sigma, _standard_moments_all(mu.ravel(), sigma.ravel()).reshape(*mu.shape, 5)
 
 
-def fit_box(m1: ArrayLike, m2: ArrayLike) -> tuple[Floats, Floats]:
+def fit_box(m1: ArrayLike, m2: ArrayLike, sigma_min: ArrayLike = SIGMA_MIN) -> tuple[Floats, Floats]:
     r"""Exact maximum likelihood of the truncated normal in the safe box, from weighted moments.
 
     The box is a convex polygon in $(\eta_1, \eta_2)$ and the likelihood is concave there, so the constrained maximum
@@ -151,22 +151,23 @@ def fit_box(m1: ArrayLike, m2: ArrayLike) -> tuple[Floats, Floats]:
     Args:
         m1: means of a, 0 <= m1 <= 1.
         m2: means of a^2, m1^2 <= m2 <= m1; same shape.
+        sigma_min: floor of sigma, 0.03 or above, at most 1.0; broadcast to the shape of `m1`.
 
     Returns:
-        mu in [0, 1] and sigma in [0.03, 1.0], of the shape of `m1`.
+        mu in [0, 1] and sigma in [sigma_min, 1.0], of the shape of `m1`.
     """
-    m1, m2 = np.broadcast_arrays(np.asarray(m1, dtype=np.float64), np.asarray(m2, dtype=np.float64))
-    mu, sigma = _fit_box_all(m1.ravel(), m2.ravel())
+    m1, m2, sigma_min = np.broadcast_arrays(*(np.asarray(values, dtype=np.float64) for values in (m1, m2, sigma_min)))
+    mu, sigma = _fit_box_all(m1.ravel(), m2.ravel(), sigma_min.ravel())
     return mu.reshape(m1.shape), sigma.reshape(m1.shape)
 
 
-def fit_naive(m1: ArrayLike, m2: ArrayLike) -> tuple[Floats, Floats]:
+def fit_naive(m1: ArrayLike, m2: ArrayLike, sigma_min: ArrayLike = SIGMA_MIN) -> tuple[Floats, Floats]:
     """The plain weighted mean and standard deviation used as if they were mu and sigma (sigma kept in the box).
 
     Not the maximum likelihood: the moments of the truncated law are closer to 1/2 than its parameters.
     """
     m1, m2 = np.asarray(m1, dtype=np.float64), np.asarray(m2, dtype=np.float64)
-    return m1, np.clip(np.sqrt(np.maximum(m2 - m1 * m1, 0.0)), SIGMA_MIN, SIGMA_MAX)
+    return m1, np.clip(np.sqrt(np.maximum(m2 - m1 * m1, 0.0)), sigma_min, SIGMA_MAX)
 
 
 def mean_sd(mu: ArrayLike, sigma: ArrayLike) -> tuple[Floats, Floats]:

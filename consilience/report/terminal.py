@@ -92,7 +92,7 @@ def _model(annotators: pd.DataFrame, annotator: str) -> Text:
     return Text(_model_of(rows[0]) if rows else DASH)
 
 
-def _model_of(row: dict[str, Any]) -> str:
+def _model_of(row: dict[Any, Any]) -> str:
     return row["kind"] if row["kind"] == SYNTHETIC or is_missing(row["source"]) else model_name(row["source"])
 
 

@@ -1,5 +1,6 @@
 """The job as it is run on a cluster: `ray job submit --working-dir . -- python -m jobs.pipeline ...`."""
 
+import contextlib
 import os
 import secrets
 import signal
@@ -57,7 +58,8 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             time.sleep(1)
         yield address, environment
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
 
 
