@@ -254,7 +254,14 @@ class _Shards:
         return tuple(reduce(add, column) for column in zip(*counts, strict=True))
 
     def sample(self) -> ScoreMatrix:
-        return gather([self._actors[0].sample.remote(SAMPLE)])[0]
+        parts = self._all(lambda actor: actor.sample.remote(SAMPLE // len(self._actors)))
+        theories = [theory for part in parts for theory in np.repeat(part.theories, np.diff(part.offsets))]
+        items, scores = (
+            np.concatenate([part.items for part in parts]),
+            np.concatenate([p.scores for p in parts], axis=1),
+        )
+        order = np.argsort(items.astype(str), kind="stable")
+        return ScoreMatrix.from_arrays(scores[:, order], self.annotators, items[order], [theories[i] for i in order])
 
     def items(self) -> int:
         return sum(self._all(lambda actor: actor.items.remote()))
