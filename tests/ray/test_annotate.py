@@ -120,17 +120,6 @@ def test_a_killed_driver_resumes_and_repeats_nothing(start: Start, tmp_path: Pat
     assert json.loads((out / "summary.json").read_text())["reused"] >= 14 * 3 * len(THEORY_NAMES)
 
 
-def test_a_terminated_job_can_be_resumed(start: Start, tmp_path: Path) -> None:
-    config = write_config(tmp_path, [smollm2()], items=36)
-    out = tmp_path / "run"
-    job = start(config, out)
-    wait_for_parts(out, 1, job)
-    job.send_signal(signal.SIGTERM)
-    assert job.wait(timeout=60) == 1
-    assert json.loads((out / "manifest.json").read_text())["status"] == "interrupted"
-    assert not (out / "annotations.parquet").exists()
-
-
 def test_a_killed_actor_is_replaced_and_every_row_is_there_once(cluster: None, tmp_path: Path) -> None:
     config = write_config(tmp_path, [smollm2(), control("random01")], items=36)
     out = tmp_path / "run"
