@@ -320,6 +320,7 @@ def test_requests_are_spaced(server: ChatServer, tmp_path: Path) -> None:
 
 
 def test_silence_ends_in_bounded_time(server: ChatServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     server.fault = lambda seen: "silence"
     config = annotator(server, timeout=0.3, max_retries=1, concurrency=8, cost_cap_usd=1.0, **PRICES)
     scorer = OpenAIScorer(config, tmp_path)
