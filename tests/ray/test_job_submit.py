@@ -3,7 +3,6 @@
 import contextlib
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from consilience.runs import read_manifest
@@ -57,8 +57,10 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             time.sleep(1)
         yield address, environment
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+        ours = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        for one in ours:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
         process.wait(30)
 
 
