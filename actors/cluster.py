@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.data import DataContext
 from ray.exceptions import RayTaskError
 
@@ -16,14 +17,18 @@ from consilience.errors import UserError
 def connect() -> None:
     """Connect once per process. `ray job submit` sets the address; without one a local cluster starts.
 
-    Ray 2.60 turns token authentication on for local clusters and binds them to 127.0.0.1.
+    A local cluster listens on loopback only, and Ray 2.60 turns token authentication on for it.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
     if not ray.is_initialized():
-        if "RAY_ADDRESS" not in os.environ:
+        options: dict[str, Any] = {"address": os.environ.get("RAY_ADDRESS")}
+        if not options["address"]:
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+            # Without "local" Ray joins the last cluster started here, dead or alive.
+            options = {"address": "local", "include_dashboard": False}
+            _listen_on_loopback_only()
         stop = signal.getsignal(signal.SIGTERM)
-        ray.init(logging_level=logging.ERROR, include_dashboard=False, log_to_driver=False)
+        ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
         signal.signal(signal.SIGTERM, stop)  # Ray puts one in its place that aborts the process
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
@@ -31,6 +36,12 @@ def connect() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+
+
+def _listen_on_loopback_only() -> None:
+    """Ray listens on every interface on Linux; its switch for macOS and Windows is read when `ray` is imported."""
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def gather(results: Sequence[Any]) -> list[Any]:

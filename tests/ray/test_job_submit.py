@@ -3,9 +3,11 @@
 import contextlib
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +35,7 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"),
+        "RAY_TMPDIR": tempfile.mkdtemp(prefix="ray-"),  # a socket's path must be short
     }
     port, dashboard, client = free_port(), free_port(), free_port()
     command = [
@@ -62,6 +65,7 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
         process.wait(30)
+        shutil.rmtree(environment["RAY_TMPDIR"], ignore_errors=True)
 
 
 def test_the_pipeline_runs_as_a_submitted_job(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:

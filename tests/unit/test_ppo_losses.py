@@ -10,8 +10,6 @@ from torch import Tensor
 
 from consilience.ppo import losses
 
-pytestmark = pytest.mark.skip(reason="PPO is in progress: these tests have not been seen to pass")
-
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 
 

@@ -11,8 +11,6 @@ from consilience.errors import UserError
 from consilience.ppo.policy import LoraSettings, Policy
 from consilience.ppo.rollout import Rollout, SamplingConfig, generate, pad_left, policy_logits, repetition
 
-pytestmark = pytest.mark.skip(reason="PPO is in progress: these tests have not been seen to pass")
-
 PROMPTS = [[2, 3, 4], [5], [6, 7]]
 
 
