@@ -14,6 +14,7 @@ import ray
 from consilience.consensus.calibrated import CalibratedModel
 from consilience.consensus.matrix import ScoreMatrix
 from consilience.consensus.outcome import outcome
+from consilience.consensus.past import Past, remember
 from consilience.consensus.posterior import Parameters, Profile, Shard, Statistics
 from consilience.tables import CONSENSUS, write_table
 
@@ -93,6 +94,11 @@ class EMShard:
         found = matrix.scores.shape[1]
         return matrix.take(np.unique(np.linspace(0, found - 1, min(tasks, found)).astype(np.int64)))
 
-    def items(self) -> int:
-        """Distinct items in this shard; no other shard has them."""
-        return len(set(self._shard.matrix.items))
+    def past(self, parameters: Parameters, edges: npt.NDArray[np.float64]) -> Past:
+        """What an update needs of this shard's tasks; see `consilience.consensus.past`."""
+        return remember(self._shard, parameters, edges)
+
+    def size(self) -> tuple[int, int]:
+        """Distinct items in this shard, which no other shard has, and tasks."""
+        items = self._shard.matrix.items
+        return len(set(items)), len(items)

@@ -60,6 +60,10 @@ def _number(name: str, **more: object) -> Column:
     return Column(name, pa.float64(), **more)  # type: ignore[arg-type]
 
 
+def _correlation(name: str) -> Column:
+    return Column(name, pa.float64(), nullable=True, low=-1.0, high=1.0)
+
+
 def _count(name: str, **more: object) -> Column:
     return Column(name, pa.int64(), low=0, **more)  # type: ignore[arg-type]
 
@@ -161,6 +165,64 @@ INFLUENCE = TableSchema(
         *(_share(f"{method}_{what}", nullable=True) for method in ("mean", "em") for what in ("shift", "flipped")),
     ),
     ("annotator",),
+)
+AGREEMENT = TableSchema(
+    "agreement",
+    (_text("annotator"), _text("other"), _correlation("error_correlation"), _correlation("residual_correlation")),
+    ("annotator", "other"),
+)
+FAMILIES = TableSchema(
+    "families",
+    (
+        _text("annotator"),
+        _text("family", nullable=True),
+        _text("closest", nullable=True),
+        _correlation("correlation"),
+    ),
+    ("annotator",),
+)
+GROUPS = TableSchema(
+    "groups",
+    (
+        _text("item_id"),
+        _THEORY,
+        _text("group"),
+        _share("consensus"),
+        _number("sd", low=0.0),
+        _count("n_annotators"),
+        _text("method", choices=("calibrated", "mean")),
+    ),
+    ("item_id", "theory", "group"),
+)
+CONTESTED = TableSchema(
+    "contested",
+    (
+        _text("item_id"),
+        _THEORY,
+        _text("highest"),
+        _text("lowest"),
+        *(_share(name) for name in ("difference", "p", "q")),
+    ),
+    ("item_id", "theory"),
+)
+NOISE = TableSchema(
+    "noise",
+    (
+        _text("annotator"),
+        _number("noise_sd", low=0.0),
+        _share("noise_share", nullable=True),
+        _number("shift"),
+        _count("n"),
+    ),
+    ("annotator",),
+)
+DRIFT = TableSchema(
+    "drift", (_text("annotator"), _count("n"), _share("p"), Column("alarm", pa.bool_())), ("annotator",)
+)
+CALIBRATION = TableSchema(
+    "calibration",
+    (_text("method"), _share("consensus"), _share("people"), _count("n")),
+    ("method", "consensus"),
 )
 QUESTIONS = TableSchema(
     "questions",

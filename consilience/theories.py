@@ -27,30 +27,11 @@ class Value:
 
 
 THEORIES: tuple[Theory, ...] = (
-    Theory(
-        "justice",
-        "asks whether everyone gets what they are due: like cases treated alike, and burdens, benefits and blame "
-        "shared out for reasons that are relevant and impartial",
-    ),
-    Theory(
-        "virtue",
-        "asks what the conduct shows of character: whether a person of honesty, courage, kindness and good sense "
-        "would act this way in this situation",
-    ),
-    Theory(
-        "deontology",
-        "asks whether duties, promises and the rights of others are respected, whatever good might come of breaking "
-        "them",
-    ),
-    Theory(
-        "utilitarianism",
-        "asks only about consequences: whether this brings about more well-being and less suffering, counting "
-        "everyone affected equally, than the alternatives would",
-    ),
-    Theory(
-        "commonsense",
-        "asks what most thoughtful people would say at once, going by the everyday moral expectations they share",
-    ),
+    Theory("justice", "asks whether all get their due and like cases are treated alike"),
+    Theory("virtue", "asks whether an honest, brave, kind and sensible person would do this"),
+    Theory("deontology", "asks whether duties, promises and rights are respected, whatever the outcome"),
+    Theory("utilitarianism", "asks only which choice leaves everyone affected best off"),
+    Theory("commonsense", "asks what most thoughtful people would say at once"),
 )
 
 VALUES: tuple[Value, ...] = (
@@ -81,16 +62,17 @@ def pick_theories(names: Iterable[str]) -> tuple[Theory, ...]:
 
 def yes_no_question(theory: Theory) -> str:
     """The question whose answer is 'yes' (acceptable) or 'no'."""
-    return (
-        f"Judge by {theory.name} alone, which {theory.definition}.\n"
-        f"By the standard of {theory.name}, is the author's conduct morally acceptable? Answer yes or no."
-    )
+    return f"{_standard(theory)} is the author's conduct morally acceptable? Answer yes or no."
 
 
 def scale_question(theory: Theory) -> str:
     """The question whose answer is a whole number from 0 (unacceptable) to 10 (acceptable)."""
     return (
-        f"Judge by {theory.name} alone, which {theory.definition}.\n"
-        f"By the standard of {theory.name}, how morally acceptable is the author's conduct, from 0 (entirely "
-        "unacceptable) to 10 (entirely acceptable)? Answer with the number only."
+        f"{_standard(theory)} how morally acceptable is the author's conduct, from 0 (entirely unacceptable) to 10 "
+        "(entirely acceptable)? Answer with the number only."
     )
+
+
+def _standard(theory: Theory) -> str:
+    """Short, as it is read once per theory while the dilemma is read once for all."""
+    return f"By the standard of {theory.name}, which {theory.definition},"

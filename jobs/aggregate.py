@@ -1,59 +1,46 @@
 """Aggregate: one consensus per dilemma and theory from many annotators' scores, with each one's reliability.
 
 Small tables are fitted in this process; large ones by shard actors that run the very same pass. Needs only
-`item_id, theory, annotator, score`, or a matrix with a column per annotator.
+`item_id, theory, annotator, score`, or a matrix with a column per annotator. With `update`, a saved consensus takes in
+new scores without a refit, and an alarm names annotators that are no longer what they were.
 """
 
 import sys
 import time
-from collections.abc import Callable
-from functools import reduce
-from operator import add
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-import ray
 from pydantic import Field, model_validator
 
-from actors.cluster import connect, gather
-from actors.em_shard import EMShard, names_in
+from actors.em_pool import OneShard, Shards
 from consilience.config import Config
-from consilience.consensus.agreement import effective_annotators, error_correlation, krippendorff_alpha
 from consilience.consensus.baselines import mean
+from consilience.consensus.bootstrap import bootstrap
 from consilience.consensus.calibrated import CalibratedModel, fit_calibrated
+from consilience.consensus.drift import drift_alarm
 from consilience.consensus.em import TruncatedNormalEM
-from consilience.consensus.influence import MIN_ANNOTATORS, influence
+from consilience.consensus.incremental import update
 from consilience.consensus.matrix import ScoreMatrix
 from consilience.consensus.misalignment import alignment_table, f1_score
-from consilience.consensus.outcome import outcome
-from consilience.consensus.people import against_people
+from consilience.consensus.model import ConsensusModel
+from consilience.consensus.noise import KEYS, measurement_noise, noise_floor
 from consilience.consensus.posterior import Shard
 from consilience.datasets.matrix import read_matrix
 from consilience.datasets.votes import human_share
 from consilience.errors import UserError
-from consilience.files import atomic_path, digest_file, digest_json
+from consilience.files import digest_file, digest_json
 from consilience.runs import Run
-from consilience.tables import (
-    ALIGNMENT,
-    ANNOTATIONS,
-    CONSENSUS,
-    GOLD,
-    INFLUENCE,
-    RELIABILITY,
-    VOTES,
-    iterate_parquet,
-    read_table,
-    write_table,
-)
+from consilience.tables import ALIGNMENT, ANNOTATIONS, DRIFT, GOLD, NOISE, RELIABILITY, VOTES, read_table, write_table
 from jobs.cli import Job, Summary, main, show_report
-
-SAMPLE = 20_000
-"""Tasks on which agreement and influence are measured where the table is too large for one process."""
+from jobs.pool_tables import known, write_frame, write_people_tables, write_pool_tables
 
 
 class EMConfig(Config):
@@ -74,6 +61,10 @@ class ConsensusConfig(Config):
     tau: float = Field(0.5, gt=0, lt=1, description="threshold at which score and consensus become labels")
     gold: Path | None = Field(None, description="gold table: its labels are fixed in the fit")
     votes: Path | None = Field(None, description="people's votes: the consensus is compared with their shares")
+    repeats: Path | None = Field(None, description="annotations made again: their noise is a floor of every sigma")
+    groups: dict[str, str] | None = Field(
+        None, description="annotator: group, for a consensus each; default: the pool's groups, else families found"
+    )
     shard_above: int = Field(10_000_000, ge=0, description="rows of a Parquet table above which shard actors fit it")
     shards: int | None = Field(None, ge=1, description="shard actors; default one per CPU of the cluster")
 
@@ -82,6 +73,8 @@ class AggregateConfig(ConsensusConfig):
     """A table of annotations, long or wide."""
 
     annotations: Path = Field(description="annotations table, or a matrix if item_column is set")
+    update: Path | None = Field(None, description="consensus_model.json that takes in these annotations, not refitted")
+    before: Path | None = Field(None, description="update: those of the annotations that it has counted already")
     item_column: str | None = Field(None, description="matrix: column that names the item")
     annotator_columns: tuple[str, ...] | str | None = Field(
         None, description="matrix: list of columns, or after:COLUMN for all to its right"
@@ -97,13 +90,19 @@ class AggregateConfig(ConsensusConfig):
             raise ValueError("item_column and annotator_columns belong together; expected both or neither")
         if self.scale[0] >= self.scale[1]:
             raise ValueError(f"scale {list(self.scale)}: expected [lowest, highest]")
+        if self.before is not None and self.update is None:
+            raise ValueError("before: belongs to update, the consensus_model.json that has counted these rows")
+        if self.update is not None and self.gold is not None:
+            raise ValueError("update and gold exclude each other; fit again with gold instead")
         return self
 
 
 def plan(config: AggregateConfig) -> list[str]:
     """Check that the inputs are there; say what would be done."""
-    check_inputs(config.annotations, config.gold, config.votes)
+    check_inputs(config.annotations, config.gold, config.votes, config.repeats, config.update, config.before)
     shape = "matrix" if config.item_column else "table"
+    if config.update is not None:
+        return [f"update {config.update} with the {shape} {config.annotations}"]
     return [f"aggregate the {shape} {config.annotations} by EM ({config.em.mstep} M-step, prior {config.em.prior})"]
 
 
@@ -117,8 +116,9 @@ def check_inputs(*paths: Path | None) -> None:
 def execute(config: AggregateConfig, run: Run) -> Summary:
     """Read the annotations, fit, and write the tables of a consensus."""
     run.record(inputs={str(config.annotations): digest_file(config.annotations)})
+    saved = None if config.update is None else Saved(config.update, config.before)
     if config.item_column is None or config.annotator_columns is None:
-        return aggregate(config.annotations, config, run)
+        return aggregate(config.annotations, config, run, saved=saved)
     annotations, people = read_matrix(
         config.annotations,
         config.item_column,
@@ -129,179 +129,169 @@ def execute(config: AggregateConfig, run: Run) -> Summary:
         config.human_column,
     )
     write_table(annotations, run / "annotations.parquet", ANNOTATIONS)
-    return aggregate(run / "annotations.parquet", config, run, people)
+    return aggregate(run / "annotations.parquet", config, run, people, saved)
 
 
-def aggregate(annotations: Path, config: ConsensusConfig, run: Run, people: pa.Table | None = None) -> Summary:
-    """Fit the annotations table and write consensus, reliability, alignment, influence and the model.
+@dataclass(frozen=True)
+class Saved:
+    """A saved consensus to bring up to date, and the rows of the new annotations that it has counted."""
+
+    model: Path
+    before: Path | None
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A consensus of a table: fitted, or brought up to date.
+
+    Attributes:
+        model: None where there are two annotators only.
+        drift: the `drift` table of an update.
+    """
+
+    model: ConsensusModel | None
+    calibrated: CalibratedModel
+    reliability: pd.DataFrame
+    stopped: str
+    iterations: int
+    notes: list[str]
+    drift: pd.DataFrame | None = field(default=None)
+
+    def gamma(self, matrix: ScoreMatrix) -> npt.NDArray[np.float64]:
+        """(N,) the consensus of the tasks of `matrix`; their mean where there are two annotators only."""
+        return mean(matrix) if self.model is None else self.model.predict(matrix)["consensus"].to_numpy()
+
+
+def aggregate(
+    annotations: Path, config: ConsensusConfig, run: Run, people: pa.Table | None = None, saved: Saved | None = None
+) -> Summary:
+    """Fit the annotations table, or update a saved consensus with it, and write the tables of a consensus.
 
     Args:
         annotations: the table; Parquet above `shard_above` rows is fitted by shard actors.
         config: how to fit.
         run: the run folder.
         people: people's shares as a gold table, to compare the consensus with.
+        saved: the consensus to update; None fits anew.
     """
     options = config.model_dump(mode="json", include=set(ConsensusConfig.model_fields))
-    inputs = [digest_file(path) for path in (annotations, config.gold, config.votes) if path is not None]
+    paths = (annotations, config.gold, config.votes, config.repeats, *(vars(saved).values() if saved else ()))
+    inputs = [digest_file(path) for path in paths if path is not None]
     fingerprint = digest_json([inputs, options, people.to_pylist() if people is not None else None])
     if run.finished("aggregate", fingerprint, "consensus.parquet", "reliability.parquet", "alignment.parquet"):
         return {**run.manifest["aggregate"]}
     if config.votes is not None:
         people = human_share(read_table(config.votes, VOTES), str(config.votes))
     gold = None if config.gold is None else read_table(config.gold, GOLD).to_pandas()
+    noise = None if config.repeats is None else _noise(annotations, config.repeats)
     started = time.monotonic()
     with run.stage("aggregate", fingerprint):
-        em = _em(config.em)
-        pool = _Shards(annotations, gold, config) if _is_large(annotations, config) else _OneShard(annotations, gold)
-        em.run(pool.step, pool.profile(), 0 if gold is None else len(gold))
+        large = saved is None and _is_large(annotations, config)
+        pool = Shards(annotations, gold, config.shards) if large else OneShard(annotations, gold)
         sample = pool.sample()
-        calibrated = fit_calibrated(sample)
-        against_em, against_mean = pool.outcome(em, calibrated, config.tau, run / "consensus.parquet")
+        fitted = _fit(pool, sample, config, gold, noise) if saved is None else _update(sample, saved)
+        against_em, against_mean = pool.outcome(fitted.model, fitted.calibrated, config.tau, run / "consensus.parquet")
         seconds = time.monotonic() - started
         alignment = alignment_table(against_em, pool.annotators, pool.theories)
         alignment["f1_mean"] = f1_score(against_mean).ravel()
-        _write(alignment, run / "alignment.parquet", ALIGNMENT)
-        _write(em.parameters_, run / "reliability.parquet", RELIABILITY)
-        if em.model_ is not None:
-            em.model_.save(run / "consensus_model.json")
-        if len(sample.annotators) >= MIN_ANNOTATORS:
-            write_table(
-                influence(sample, lambda part: _em(config.em).fit(part).gamma_), run / "influence.parquet", INFLUENCE
-            )
+        write_frame(alignment, run, ALIGNMENT)
+        write_frame(fitted.reliability, run, RELIABILITY)
+        if fitted.model is not None:
+            fitted.model.save(run / "consensus_model.json")
+        for table, schema in ((noise, NOISE), (fitted.drift, DRIFT)):
+            if table is not None:
+                write_frame(table, run, schema)
+        gamma = fitted.gamma(sample)
+        figures, notes = write_pool_tables(
+            sample, gamma, lambda part: _em(config, noise).fit(part).gamma_, config.groups, run
+        )
         summary: Summary = {
-            "items": pool.items(),
+            "items": pool.items,
             "annotators": len(pool.annotators),
-            "effective_annotators": _known(effective_annotators(error_correlation(sample, _reference(em, sample)))),
-            "krippendorff_alpha": _known(krippendorff_alpha(sample)),
-            "calibrated_trust": round(calibrated.trust, 4),
-            "calibrated_reliability": round(calibrated.reliability, 4),
+            **figures,
+            "noise_sd": None if noise is None else known(noise_floor(noise)),
+            "calibrated_trust": round(fitted.calibrated.trust, 4),
+            "calibrated_reliability": round(fitted.calibrated.reliability, 4),
             "flagged": int(alignment["flagged"].sum()),
-            "iterations": em.iterations_,
+            "drifted": None if fitted.drift is None else int(fitted.drift["alarm"].sum()),
+            "iterations": fitted.iterations,
             "seconds": round(seconds, 3),
-            "converged": em.stopped_ == "converged",
-            "stopped": em.stopped_,
-            **_people_figures(run / "consensus.parquet", people),
+            "converged": fitted.stopped == "converged",
+            "stopped": fitted.stopped,
+            **({} if people is None else write_people_tables(sample, gamma, fitted.calibrated, people, run)),
         }
-        run.record(aggregate=summary, notes=[*em.notes_, *(f"weak pool: {reason}" for reason in calibrated.weak)])
+        weak = [f"weak pool: {reason}" for reason in fitted.calibrated.weak]
+        run.record(aggregate=summary, notes=[*fitted.notes, *weak, *notes])
     return summary
 
 
-class _OneShard:
-    """The whole table in this process."""
-
-    def __init__(self, annotations: Path, gold: pd.DataFrame | None) -> None:
-        self._shard = Shard(ScoreMatrix.from_frame(read_table(annotations, ANNOTATIONS).to_pandas()), gold)
-        self.annotators, self.theories = self._shard.matrix.annotators, self._shard.matrix.theories
-        self.step, self.profile = self._shard.step, self._shard.profile
-
-    def outcome(self, em: TruncatedNormalEM, calibrated: CalibratedModel, tau: float, out: Path) -> tuple[Any, Any]:
-        matrix = self._shard.matrix
-        gamma = mean(matrix) if em.model_ is None else self._shard.posterior(em.model_.parameters)
-        found = outcome(matrix, gamma, calibrated, tau)
-        _write(found.table, out, CONSENSUS)
-        return found.against_em, found.against_mean
-
-    def sample(self) -> ScoreMatrix:
-        return self._shard.matrix
-
-    def items(self) -> int:
-        return len(set(self._shard.matrix.items))
+def _fit(
+    pool: OneShard | Shards,
+    sample: ScoreMatrix,
+    config: ConsensusConfig,
+    gold: pd.DataFrame | None,
+    noise: pd.DataFrame | None,
+) -> Fit:
+    em = _em(config, noise)
+    em.run(pool.step, pool.profile(), 0 if gold is None else len(gold))
+    calibrated = fit_calibrated(sample)
+    model, reliability = em.model_, em.parameters_
+    if model is not None:
+        share = len(sample.items) / pool.tasks
+        intervals = bootstrap(model, Shard(sample, gold)).reliability(share=share)
+        reliability = reliability.assign(ci_low=intervals["ci_low"], ci_high=intervals["ci_high"])
+        past = None if gold is not None else pool.past(model.parameters)
+        model = replace(model, past=past, calibrated=calibrated)
+    return Fit(model, calibrated, reliability, em.stopped_, em.iterations_, em.notes_)
 
 
-class _Shards:
-    """The table spread by item over shard actors; the driver sees a few kilobytes per pass."""
+def _update(matrix: ScoreMatrix, saved: Saved) -> Fit:
+    """`saved` with the scores of `matrix`; the calibrated consensus is kept where it knows all annotators."""
+    old = ConsensusModel.load(saved.model)
+    before = None if saved.before is None else read_table(saved.before, ANNOTATIONS).to_pandas()
+    model = update(old, matrix, before)
+    drift = drift_alarm(old, _unseen(matrix, before))
+    calibrated = old.calibrated
+    if calibrated is None or set(matrix.annotators) - set(calibrated.annotators):
+        calibrated = fit_calibrated(matrix)
+        model = replace(model, calibrated=calibrated)
+    notes = [
+        f"drift: the new scores of {row.annotator} differ from its past (p {row.p:.1g}); it may be another model now"
+        for row in drift[drift["alarm"]].itertuples()
+    ]
+    return Fit(model, calibrated, model.reliability(), model.stopped, model.iterations, notes, drift)
 
-    def __init__(self, annotations: Path, gold: pd.DataFrame | None, config: ConsensusConfig) -> None:
-        connect()
-        self.annotators, self.theories = names_in(annotations)
-        count = config.shards or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
-        where = annotations.absolute()
-        self._actors = [
-            EMShard.remote(  # type: ignore[attr-defined]
-                where, shard, count, self.annotators, self.theories, gold
-            )
-            for shard in range(count)
-        ]
 
-    def _all(self, call: Callable[[Any], Any]) -> list[Any]:
-        return gather([call(actor) for actor in self._actors])
+def _unseen(matrix: ScoreMatrix, before: pd.DataFrame | None) -> ScoreMatrix:
+    """`matrix` without the scores of `before`."""
+    if before is None:
+        return matrix
+    tasks = pd.MultiIndex.from_frame(matrix.task_frame())
+    scores = matrix.scores.copy()
+    for annotator, rows in before.dropna(subset=["score"]).groupby("annotator"):
+        seen = tasks.isin(pd.MultiIndex.from_frame(rows[["item_id", "theory"]]))
+        scores[matrix.annotators.index(str(annotator)), seen] = np.nan
+    return replace(matrix, scores=scores)
 
-    def step(self, parameters: Any) -> Any:
-        return reduce(add, self._all(lambda actor: actor.step.remote(parameters)))
 
-    def profile(self) -> Any:
-        return reduce(add, self._all(lambda actor: actor.profile.remote()))
-
-    def outcome(self, em: TruncatedNormalEM, calibrated: CalibratedModel, tau: float, out: Path) -> tuple[Any, Any]:
-        if em.model_ is None:
-            raise UserError("two annotators: nothing to weigh; raise shard_above to have their mean")
-        parameters = em.model_.parameters
-        parts = [out.with_name(f".consensus-{shard}.parquet").absolute() for shard in range(len(self._actors))]
-        counts = gather(
-            [
-                actor.outcome.remote(parameters, calibrated, tau, part)
-                for actor, part in zip(self._actors, parts, strict=True)
-            ]
-        )
-        with (
-            atomic_path(out) as temporary,
-            pq.ParquetWriter(temporary, pq.read_schema(parts[0]), compression="zstd") as file,
-        ):
-            for part in parts:
-                for table in iterate_parquet(part):
-                    file.write_table(table)
-                part.unlink()
-        return tuple(reduce(add, column) for column in zip(*counts, strict=True))
-
-    def sample(self) -> ScoreMatrix:
-        parts = self._all(lambda actor: actor.sample.remote(SAMPLE // len(self._actors)))
-        theories = [theory for part in parts for theory in np.repeat(part.theories, np.diff(part.offsets))]
-        items, scores = (
-            np.concatenate([part.items for part in parts]),
-            np.concatenate([p.scores for p in parts], axis=1),
-        )
-        order = np.argsort(items.astype(str), kind="stable")
-        return ScoreMatrix.from_arrays(scores[:, order], self.annotators, items[order], [theories[i] for i in order])
-
-    def items(self) -> int:
-        return sum(self._all(lambda actor: actor.items.remote()))
+def _noise(annotations: Path, repeats: Path) -> pd.DataFrame:
+    """The `noise` table; of the annotations only the repeated items are read where the format allows."""
+    again = read_table(repeats, ANNOTATIONS)
+    if annotations.suffix == ".parquet":
+        repeated = pc.field("item_id").isin(pc.unique(again["item_id"]))
+        first = ds.dataset(annotations).to_table([*KEYS, "score"], filter=repeated)
+    else:
+        first = read_table(annotations, ANNOTATIONS)
+    return measurement_noise(first.to_pandas(), again.to_pandas())
 
 
 def _is_large(annotations: Path, config: ConsensusConfig) -> bool:
     return annotations.suffix == ".parquet" and pq.read_metadata(annotations).num_rows > config.shard_above
 
 
-def _em(config: EMConfig) -> TruncatedNormalEM:
-    return TruncatedNormalEM(**config.model_dump())
-
-
-def _reference(em: TruncatedNormalEM, matrix: ScoreMatrix) -> npt.NDArray[np.float64]:
-    """The fitted consensus on the tasks of `matrix`; their mean where there are two annotators only."""
-    return mean(matrix) if em.model_ is None else em.model_.predict(matrix)["consensus"].to_numpy()
-
-
-def _write(frame: pd.DataFrame, path: Path, schema: Any) -> None:
-    write_table(pa.Table.from_pandas(frame, preserve_index=False), path, schema)
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else round(value, 4)
-
-
-def _people_figures(consensus: Path, people: pa.Table | None) -> Summary:
-    """r, mae and ce of mean, EM and calibrated against people's shares, where these are known."""
-    if people is None:
-        return {}
-    labels = people.to_pandas().set_index(["item_id", "theory"])["label"]
-    columns = {"mean": "mean", "em": "consensus", "calibrated": "calibrated"}
-    frame = pq.read_table(consensus, columns=["item_id", "theory", *columns.values()]).to_pandas()
-    share = labels.reindex(pd.MultiIndex.from_frame(frame[["item_id", "theory"]])).to_numpy()
-    figures = {name: against_people(frame[column].to_numpy(), share) for name, column in columns.items()}
-    return {
-        f"{measure}_{name}": None if value is None else round(value, 4)
-        for name, measures in figures.items()
-        for measure, value in measures.items()
-    }
+def _em(config: ConsensusConfig, noise: pd.DataFrame | None) -> TruncatedNormalEM:
+    floors = {} if noise is None else dict(zip(noise["annotator"], noise["noise_sd"], strict=True))
+    return TruncatedNormalEM(**config.em.model_dump(), noise_sd=floors)
 
 
 JOB = Job(

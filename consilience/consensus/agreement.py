@@ -35,21 +35,29 @@ def krippendorff_alpha(matrix: ScoreMatrix) -> float:
         1 for perfect agreement, about 0 for chance, below 0 for systematic disagreement; NaN where no task has two
         scores or all scores are equal.
     """
-    count = baselines.score_count(matrix)
-    pairable = count > 1
-    n = int(count[pairable].sum())
-    if n == 0:
-        return float("nan")
-    centre = float(np.nanmean(matrix.scores))
+    return float(alpha_of(alpha_terms(matrix).sum(axis=1)))
+
+
+def alpha_terms(matrix: ScoreMatrix) -> Floats:
+    """(4, N) what each task adds to the sums that `alpha_of` takes; zero where a task has fewer than two scores."""
+    count = baselines.score_count(matrix).astype(np.float64)
+    centre = float(np.nanmean(matrix.scores)) if count.any() else 0.0
     total, squares = np.zeros(len(count)), np.zeros(len(count))
     for row in matrix.scores:
         score = np.nan_to_num(row - centre)
         total += score
         squares += score**2
-    count, total, squares = count[pairable], total[pairable], squares[pairable]
-    observed = float(np.sum(2.0 * (count * squares - total**2) / (count - 1))) / n
-    expected = 2.0 * float(n * squares.sum() - total.sum() ** 2) / (n * (n - 1))
-    return 1.0 - observed / expected if expected > 1e-12 else float("nan")
+    within = 2.0 * (count * squares - total**2) / np.maximum(count - 1.0, 1.0)
+    return np.stack([count, within, total, squares]) * (count > 1)
+
+
+def alpha_of(sums: Floats) -> Floats:
+    """Krippendorff's alpha from (4, ...) sums over tasks of `alpha_terms`; NaN where it is not defined."""
+    n, within, total, squares = sums
+    with np.errstate(invalid="ignore", divide="ignore"):
+        observed = within / n
+        expected = 2.0 * (n * squares - total**2) / (n * (n - 1.0))
+        return np.where(expected > 1e-12, 1.0 - observed / expected, np.nan)
 
 
 def error_correlation(matrix: ScoreMatrix, consensus: Floats) -> Floats:

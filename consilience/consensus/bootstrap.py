@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from consilience.consensus.agreement import krippendorff_alpha
+from consilience.consensus.agreement import alpha_of, alpha_terms
 from consilience.consensus.em import TruncatedNormalEM
 from consilience.consensus.matrix import ScoreMatrix
 from consilience.consensus.model import ConsensusModel
@@ -32,8 +32,11 @@ class Bootstrap:
     model: ConsensusModel
     draws: list[Parameters]
 
-    def reliability(self, level: float = LEVEL) -> pd.DataFrame:
+    def reliability(self, level: float = LEVEL, share: float = 1.0) -> pd.DataFrame:
         """Percentile intervals for the rows of `ConsensusModel.reliability`, in their order.
+
+        Where the draws come from a share of the items that `model` was fitted on, the distance of every bound from the
+        fit is multiplied by its root: an interval shrinks as 1 / sqrt(n).
 
         Informativeness cannot be negative, so resamples of an annotator who says nothing lie above 0 all of them, and
         further from it than the fit: `ci_low` is the lower one of the percentile and the basic bootstrap bound.
@@ -53,7 +56,9 @@ class Bootstrap:
         intervals = table[["annotator", "theory"]].copy()
         for name, values in bounds.items():
             for side, bound in zip(("low", "high"), _interval(values, level), strict=True):
-                intervals[f"{name}_{side}"] = np.where(unknown, np.nan, bound.ravel())
+                fitted = table["informativeness" if name == "ci" else name].to_numpy()
+                intervals[f"{name}_{side}"] = fitted + np.sqrt(share) * (bound.ravel() - fitted)
+        intervals.loc[unknown, intervals.columns[2:]] = np.nan
         basic_low = np.maximum(2.0 * table["informativeness"] - intervals["ci_high"], 0.0)
         return intervals.assign(ci_low=np.minimum(intervals["ci_low"], basic_low))
 
@@ -85,7 +90,9 @@ def bootstrap(model: ConsensusModel, shard: Shard, draws: int = DRAWS, seed: int
 
 def alpha_interval(matrix: ScoreMatrix, draws: int = 1000, level: float = LEVEL, seed: int = 0) -> tuple[float, float]:
     """Percentile interval of Krippendorff's alpha; NaN where alpha itself is."""
-    values = np.array([krippendorff_alpha(matrix.take(tasks)) for tasks in _resamples(matrix, draws, seed)])
+    item, names = pd.factorize(matrix.items)
+    of_item = np.stack([np.bincount(item, terms, len(names)) for terms in alpha_terms(matrix)])
+    values = alpha_of(np.stack([of_item @ times for times in _times_drawn(len(names), draws, seed)], axis=1))
     if np.isnan(values).all():
         return float("nan"), float("nan")
     low, high = np.nanquantile(values, [0.5 * (1.0 - level), 0.5 * (1.0 + level)])
@@ -95,10 +102,15 @@ def alpha_interval(matrix: ScoreMatrix, draws: int = 1000, level: float = LEVEL,
 def _resamples(matrix: ScoreMatrix, draws: int, seed: int) -> Iterator[NDArray[np.int64]]:
     """Rising task positions, each item's tasks as often as the item is drawn."""
     item, names = pd.factorize(matrix.items)
+    for times in _times_drawn(len(names), draws, seed):
+        yield np.repeat(np.arange(len(item)), times[item])
+
+
+def _times_drawn(items: int, draws: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """How often each item is in each resample."""
     random = np.random.default_rng(seed)
     for _ in range(draws):
-        times = random.multinomial(len(names), np.full(len(names), 1.0 / len(names)))
-        yield np.repeat(np.arange(len(item)), times[item])
+        yield random.multinomial(items, np.full(items, 1.0 / items))
 
 
 def _interval(values: Floats, level: float) -> tuple[Floats, Floats]:

@@ -39,6 +39,7 @@ and Wu 2022).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +103,25 @@ class CalibratedModel:
     reliability: float
     trust: float
     weak: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """All attributes as lists and numbers."""
+        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any], where: str) -> "CalibratedModel":
+        """What `to_json` gave.
+
+        Raises:
+            UserError: a key is missing or has another shape; `where` is in the message.
+        """
+        try:
+            M = len(raw["annotators"])
+            shapes = {"location": (M,), "gain": (M,), "noise_sd": (M,), "role": (3, M), "votes": (M,)}
+            arrays = {name: np.array(raw[name], dtype=np.float64).reshape(shape) for name, shape in shapes.items()}
+            return cls(**{**raw, **arrays, "weak": tuple(raw["weak"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{where}: key 'calibrated': expected a saved calibrated consensus ({error})") from None
 
     def predict(self, matrix: ScoreMatrix, level: float = 0.95) -> CalibratedConsensus:
         """The consensus of each task of `matrix` with an interval of `level`; its annotators are aligned by name.

@@ -13,6 +13,7 @@ from pydantic import Field
 from consilience.config import Config, parse_config
 from consilience.consensus.agreement import disagreement
 from consilience.consensus.baselines import score_count
+from consilience.consensus.calibrated import CalibratedModel
 from consilience.consensus.matrix import ScoreMatrix
 from consilience.consensus.past import Past
 from consilience.consensus.posterior import Parameters, Shard, Statistics
@@ -48,6 +49,7 @@ class _ModelFile(Config):
     parameters: dict[str, Any]
     statistics: dict[str, Any]
     past: dict[str, Any] | None = None
+    calibrated: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,7 @@ class ConsensusModel:
         stopped: "converged" or "max_iterations".
         iterations: passes over the data.
         past: what updates and drift alarms need of the tasks behind the statistics; None where it was not kept.
+        calibrated: the calibrated consensus of the same scores; None where it was not fitted.
     """
 
     annotators: list[str]
@@ -72,6 +75,7 @@ class ConsensusModel:
     stopped: str
     iterations: int
     past: Past | None = None
+    calibrated: CalibratedModel | None = None
 
     def predict(self, data: ScoreMatrix | pd.DataFrame) -> pd.DataFrame:
         """The consensus on new items, from whichever of the annotators scored them: see `consensus_table`.
@@ -136,6 +140,7 @@ class ConsensusModel:
                 "parameters": _to_lists(self.parameters),
                 "statistics": _to_lists(self.statistics),
                 "past": None if self.past is None else _to_lists(self.past),
+                "calibrated": None if self.calibrated is None else self.calibrated.to_json(),
             },
         )
 
@@ -170,6 +175,7 @@ class ConsensusModel:
             stopped=file.stopped,
             iterations=file.iterations,
             past=past,
+            calibrated=None if file.calibrated is None else CalibratedModel.from_json(file.calibrated, str(path)),
         )
 
     def parameters_of(self, theories: list[str]) -> Parameters:

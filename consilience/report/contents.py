@@ -14,12 +14,19 @@ import pyarrow.dataset as ds
 from consilience.errors import UserError
 from consilience.runs import read_manifest
 from consilience.tables import (
+    AGREEMENT,
     ALIGNMENT,
     ANNOTATIONS,
     ANNOTATORS,
+    CALIBRATION,
     CONSENSUS,
+    CONTESTED,
     DILEMMAS,
+    DRIFT,
+    FAMILIES,
+    GROUPS,
     INFLUENCE,
+    NOISE,
     REJECTED,
     RELIABILITY,
     TableSchema,
@@ -49,6 +56,13 @@ class RunContents:
     alignment: pd.DataFrame | None
     influence: pd.DataFrame | None
     rejected: pd.DataFrame | None
+    agreement: pd.DataFrame | None
+    families: pd.DataFrame | None
+    groups: pd.DataFrame | None
+    contested: pd.DataFrame | None
+    noise: pd.DataFrame | None
+    drift: pd.DataFrame | None
+    calibration: pd.DataFrame | None
 
     @property
     def controls(self) -> list[str]:
@@ -101,6 +115,13 @@ def read_contents(folder: Path) -> RunContents:
         alignment=read(ALIGNMENT),
         influence=read(INFLUENCE),
         rejected=_read(folder, REJECTED),
+        agreement=_read(folder, AGREEMENT),
+        families=read(FAMILIES),
+        groups=_read(folder, GROUPS),
+        contested=_read(folder, CONTESTED),
+        noise=read(NOISE),
+        drift=read(DRIFT),
+        calibration=_read(folder, CALIBRATION),
     )
 
 
@@ -108,6 +129,12 @@ def theories_in(frame: pd.DataFrame) -> list[str]:
     """The theories a table speaks of, in their usual order, 'all' last."""
     present = set(frame["theory"])
     return [name for name in (*THEORY_NAMES, POOLED) if name in present]
+
+
+def texts_of(contents: RunContents, items: list[str]) -> dict[str, str]:
+    """The texts of `items`, of those that the run has."""
+    dilemmas = _read(contents.folder, DILEMMAS, items)
+    return {} if dilemmas is None else dict(dilemmas[["item_id", "text"]].to_numpy())
 
 
 def most_disputed(contents: RunContents, count: int) -> list[Disputed]:

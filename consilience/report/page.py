@@ -10,8 +10,9 @@ import yaml
 from markupsafe import Markup
 
 from consilience.files import write_text
-from consilience.report import plots
+from consilience.report import plots, pool
 from consilience.report.contents import POOLED, Disputed, RunContents, most_disputed, read_contents, theories_in
+from consilience.report.pool import LARGEST_PLOT, Section
 from consilience.report.text import (
     DASH,
     caveat,
@@ -26,10 +27,6 @@ from consilience.report.text import (
 
 DISPUTED = 6
 REJECTED_SHOWN = 50
-LARGEST_PLOT = 60
-"""With more annotators than this, a figure with a row for each is left out; its table says the same."""
-
-Section = dict[str, Any] | None
 
 
 def write_report(folder: Path) -> Path:
@@ -90,7 +87,14 @@ def _tint(score: float) -> Markup:
 
 def _against_people(contents: RunContents) -> Section:
     methods = fit_to_people(contents)
-    return {"methods": methods} if methods else None
+    if not methods:
+        return None
+    curves = contents.calibration
+    return {
+        "methods": methods,
+        "plot": None if curves is None else Markup(plots.calibration(curves)),
+        "curves": [] if curves is None else curves.to_dict("records"),
+    }
 
 
 def _consensus(contents: RunContents) -> Section:
@@ -120,7 +124,9 @@ def _between_theories(contents: RunContents) -> Section:
     if frame is None or len(theories := theories_in(frame)) < 2:
         return None
     matrix = frame.pivot(index="item_id", columns="theory", values="consensus")[theories].corr()
-    return {"theories": theories, "matrix": matrix.to_dict("index"), "plot": Markup(plots.correlation(matrix))}
+    alt = "Heat map of the correlation between the theories' consensus values; see table."
+    plot = Markup(plots.correlation(matrix, "theories", alt))
+    return {"theories": theories, "matrix": matrix.to_dict("index"), "plot": plot}
 
 
 def _reliability(contents: RunContents) -> Section:
@@ -241,6 +247,10 @@ _SECTIONS: dict[str, Callable[[RunContents], Section]] = {
     "alignment": _alignment,
     "em_and_mean": _em_and_mean,
     "influence": _influence,
+    "agreement": pool.agreement,
+    "groups": pool.groups,
+    "noise": pool.noise,
+    "drift": pool.drift,
     "disputed": _disputed,
     "annotators": _annotators,
     "rejected": _rejected,

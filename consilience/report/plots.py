@@ -92,11 +92,11 @@ def reliability(rows: pd.DataFrame, name: str) -> str:
         return _svg(figure, f"reliability-{name}", alt)
 
 
-def correlation(matrix: pd.DataFrame) -> str:
+def correlation(matrix: pd.DataFrame, name: str, alt: str) -> str:
     """Heat map of a correlation matrix: blue positive, orange negative, the deeper the stronger."""
     size, values = len(matrix), matrix.to_numpy(dtype=np.float64)
     with mpl.rc_context({**_STYLE, "axes.spines.bottom": False, "xtick.major.size": 0}):
-        figure, axes = _canvas(390, 290)
+        figure, axes = _canvas(140 + 50 * size, 90 + 40 * size)
         for row in range(size):
             for column in range(size):
                 value = float(values[row, column])
@@ -104,12 +104,26 @@ def correlation(matrix: pd.DataFrame) -> str:
                 colour = BLUE if value >= 0 else ORANGE
                 axes.add_patch(Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, fc=colour, alpha=shade))
                 axes.text(column, row, number(value), ha="center", va="center")
-        names = [str(name) for name in matrix.columns]
+        names = [_shortened(str(column)) for column in matrix.columns]
         axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
         axes.set_xticks(range(size), names, rotation=25, ha="right", rotation_mode="anchor", color=INK)
         axes.set_yticks(range(size), names)
-        alt = "Heat map of the correlation between the theories' consensus values; see table."
-        return _svg(figure, "correlation", alt)
+        return _svg(figure, name, alt)
+
+
+def calibration(curves: pd.DataFrame) -> str:
+    """Share of people against the consensus of three methods, in bins; the diagonal is perfect calibration."""
+    styles = {"mean": ("plain mean", ORANGE, "s"), "em": ("EM", MUTED, "^"), "calibrated": ("calibrated", BLUE, "o")}
+    with mpl.rc_context(_STYLE):
+        figure, axes = _canvas(400, 360)
+        axes.plot([0, 1], [0, 1], color=RULE, linewidth=1)
+        for method, (label, colour, marker) in styles.items():
+            rows = curves[curves["method"] == method].sort_values("consensus")
+            axes.plot(rows["consensus"], rows["people"], marker, color=colour, label=label, linestyle="-", linewidth=1)
+        _unit_axis(axes, "consensus, mean of a bin")
+        axes.set(ylim=(-0.02, 1.02), yticks=[0, 0.5, 1], yticklabels=["0", "0.5", "1"], ylabel="people's share")
+        _legend(figure, 3)
+        return _svg(figure, "calibration", "Share of people against the consensus in ten bins by method; see table.")
 
 
 def f1_pairs(rows: pd.DataFrame) -> str:
@@ -166,8 +180,8 @@ def _unit_axis(axes: Axes, label: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _legend(figure: Figure) -> None:
-    figure.legend(loc="outside upper left", ncols=2, borderpad=0, borderaxespad=0.2)
+def _legend(figure: Figure, columns: int = 2) -> None:
+    figure.legend(loc="outside upper left", ncols=columns, borderpad=0, borderaxespad=0.2)
 
 
 def _shortened(name: str) -> str:

@@ -14,7 +14,13 @@ _STOPPED = {
     "max_iterations": "stopped at the limit, before it converged",
     "two_annotators": "none: with two annotators the consensus is their mean",
 }
-_METHODS = {"mean": "plain mean", "em": "EM consensus"}
+_METHODS = {
+    "mean": "plain mean",
+    "weighted_mean": "weighted mean",
+    "best_single": "best single annotator",
+    "dawid_skene": "Dawid-Skene",
+    "em": "EM consensus",
+}
 _SIZE = re.compile(r"(?<![A-Za-z0-9])(\d+(?:\.\d+)?)([MB])(?![A-Za-z0-9])", re.IGNORECASE)
 DESCRIPTIVE = "Results are descriptive: they say what these models answer, not what is right."
 
@@ -88,7 +94,10 @@ def headline(contents: RunContents) -> list[Figure]:
         ("missing", "Missing", 0, _missing_meaning(summary)),
         ("annotators", "Annotators", 0, _how_many_controls(contents)),
         ("effective_annotators", "Effective annotators", 1, "independent annotators that the pool is worth"),
-        ("krippendorff_alpha", "Krippendorff's alpha", 2, "1 = full agreement, 0 = no better than chance"),
+        ("krippendorff_alpha", "Krippendorff's alpha", 2, _alpha_meaning(summary)),
+        ("noise_sd", "Noise of a score", 3, "standard deviation when the same question is put again"),
+        ("contested", "Contested", 0, "judgements on which the groups of annotators differ for sure"),
+        ("drifted", "Drifted", 0, "annotators whose new scores are not those of their past"),
         ("iterations", "EM iterations", 0, _why_stopped(summary)),
     ]
     figures = [
@@ -139,6 +148,12 @@ def _missing_meaning(summary: dict[str, Any]) -> str:
     judgements = summary.get("judgements")
     share = f"{percent(summary['missing'] / judgements)} of the judgements; " if judgements else ""
     return f"{share}never counted as 0"
+
+
+def _alpha_meaning(summary: dict[str, Any]) -> str:
+    low, high = summary.get("krippendorff_alpha_low"), summary.get("krippendorff_alpha_high")
+    interval = "" if is_missing(low) else f"95% interval {number(low)} to {number(high)}; "
+    return f"{interval}1 = full agreement, 0 = no better than chance"
 
 
 def _why_stopped(summary: dict[str, Any]) -> str:

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from crowdkit.aggregation import DawidSkene
 from numpy.typing import NDArray
 
 from consilience.consensus import baselines
@@ -51,59 +50,13 @@ def calibrated(matrix: ScoreMatrix) -> Floats:
     return fit_calibrated(matrix).predict(matrix).consensus
 
 
-def agreement_with_others(scores: Floats, weights: Floats) -> Floats:
-    """(M,) correlation of each annotator with the weighted mean of the others, 0 where undefined."""
-    seen = ~np.isnan(scores)
-    filled = np.nan_to_num(scores)
-    total, weight = weights @ filled, weights @ seen
-    out = np.zeros(len(scores))
-    for m, row in enumerate(scores):
-        rest = weight - weights[m] * seen[m]
-        both = seen[m] & (rest > 1e-9)
-        others = (total[both] - weights[m] * row[both]) / rest[both]
-        if both.sum() > 2 and np.ptp(row[both]) > 0 and np.ptp(others) > 0:
-            out[m] = np.corrcoef(row[both], others)[0, 1]
-    return out
-
-
-def weighted_mean(matrix: ScoreMatrix) -> Floats:
-    """Weights: correlation with the others' weighted mean less its standard error, at least 0, over residual variance.
-
-    Ten rounds from equal weights. Plain mean where no weight is left.
-    """
-    scores = matrix.scores
-    seen = ~np.isnan(scores)
-    weights = np.ones(len(scores))
-    for _ in range(10):
-        r = agreement_with_others(scores, weights)
-        sure = np.maximum(r - (1.0 - r**2) / np.sqrt(np.maximum(seen.sum(1) - 2, 1)), 0.0)
-        weights = sure / (np.maximum(np.nanvar(scores, axis=1), 1e-3) * np.maximum(1.0 - sure**2, 0.05))
-        weights = weights / weights.max() if weights.max() > 0 else np.ones(len(scores))
-    weight = weights @ seen
-    return np.where(weight > 0, weights @ np.nan_to_num(scores) / np.maximum(weight, 1e-9), baselines.mean(matrix))
-
-
-def best_single(matrix: ScoreMatrix) -> Floats:
-    """The annotator that correlates best with the mean of the others; the plain mean of the tasks it did not score."""
-    best = matrix.scores[int(np.argmax(agreement_with_others(matrix.scores, np.ones(len(matrix.scores)))))]
-    return np.where(np.isnan(best), baselines.mean(matrix), best)
-
-
-def dawid_skene(matrix: ScoreMatrix) -> Floats:
-    worker, task = np.nonzero(~np.isnan(matrix.scores))
-    votes = pd.DataFrame({"task": task, "worker": worker, "label": (matrix.scores[worker, task] > 0.5).astype(int)})
-    probabilities = DawidSkene(n_iter=100).fit_predict_proba(votes)
-    one = probabilities[1] if 1 in probabilities else probabilities.iloc[:, 0] * 0.0
-    return one.reindex(range(matrix.scores.shape[1])).to_numpy(dtype=np.float64)
-
-
 METHODS: dict[str, Callable[[ScoreMatrix], Floats]] = {
     "mean": baselines.mean,
     "median": baselines.median,
-    "weighted": weighted_mean,
+    "weighted": baselines.weighted_mean,
     "EM": em,
-    "Dawid-Skene": dawid_skene,
-    "best single": best_single,
+    "Dawid-Skene": baselines.dawid_skene,
+    "best single": baselines.best_single,
     "calibrated": calibrated,
 }
 

@@ -3,9 +3,11 @@
 `pytest tests/benchmarks/test_em_scale.py -m bench -s`; CONSILIENCE_SCORES sets another number of scores.
 """
 
+import contextlib
 import json
 import os
 import resource
+import threading
 import time
 from pathlib import Path
 
@@ -54,20 +56,30 @@ def test_a_hundred_million_scores(tmp_path: Path) -> None:
     write_scores(tmp_path / "annotations.parquet", scores // ANNOTATORS)
     arguments = ["--annotations", str(tmp_path / "annotations.parquet"), "--out", str(tmp_path / "run")]
     started = time.perf_counter()
-    assert main(JOB, [*arguments, "--set", "shards=2", "--set", "shard_above=0"]) == 0
+    peaks: dict[int, float] = {}
+    done = threading.Event()
+    watch = threading.Thread(target=_watch_shards, args=(peaks, done))
+    watch.start()
+    try:
+        assert main(JOB, [*arguments, "--set", "shards=2", "--set", "shard_above=0"]) == 0
+    finally:
+        done.set()
+        watch.join()
     seconds = time.perf_counter() - started
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    actors = [process for process in psutil.process_iter(["name"]) if "EMShard" in (process.info["name"] or "")]
-    peaks = [_peak(process.pid) for process in actors]
     driver = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     ray.shutdown()
     print(f"\n{scores:,} scores, 2 shard actors: {seconds:.0f} s in all, {summary['iterations']} iterations")
-    print(f"peak memory: driver {driver:.1f} GiB, shards {', '.join(f'{peak:.1f}' for peak in peaks)} GiB")
+    print(f"peak memory: driver {driver:.1f} GiB, shards {', '.join(f'{peak:.1f}' for peak in peaks.values())} GiB")
     assert summary["converged"]
     assert summary["items"] == scores // ANNOTATORS
 
 
-def _peak(pid: int) -> float:
-    """Largest resident memory of a process so far, in GiB."""
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 2**20
+def _watch_shards(peaks: dict[int, float], done: threading.Event) -> None:
+    """Keep the largest resident memory in GiB of every shard actor, by process id."""
+    while not done.wait(1.0):
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if "EMShard" in " ".join(process.cmdline()):
+                    used = process.memory_info().rss / 2**30
+                    peaks[process.pid] = max(used, peaks.get(process.pid, 0.0))
