@@ -20,6 +20,7 @@ from consilience.report.text import (
     fit_to_people,
     headline,
     is_missing,
+    method_name,
     model_name,
     number,
     percent,
@@ -93,7 +94,7 @@ def _against_people(contents: RunContents) -> Section:
     return {
         "methods": methods,
         "plot": None if curves is None else Markup(plots.calibration(curves)),
-        "curves": [] if curves is None else curves.to_dict("records"),
+        "curves": [] if curves is None else curves.assign(method=curves["method"].map(method_name)).to_dict("records"),
     }
 
 

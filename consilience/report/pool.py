@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pandas as pd
 from markupsafe import Markup
 
 from consilience.report import plots
@@ -16,6 +17,7 @@ LARGEST_MAP = 20
 
 CONTESTED_SHOWN = 8
 CONTESTED_Q = 0.05
+CONTESTED_LIKELY = 0.5
 
 Section = dict[str, Any] | None
 
@@ -47,7 +49,8 @@ def groups(contents: RunContents) -> Section:
     if frame is None:
         return None
     names = sorted(frame["group"].unique())
-    shown = [] if differences is None else differences.head(CONTESTED_SHOWN).to_dict("records")
+    likely = pd.DataFrame() if differences is None else differences[differences["q"] < CONTESTED_LIKELY]
+    shown = likely.head(CONTESTED_SHOWN).to_dict("records")
     texts = texts_of(contents, [row["item_id"] for row in shown])
     values = frame.set_index(["item_id", "theory", "group"])["consensus"].to_dict()
     return {
@@ -56,7 +59,7 @@ def groups(contents: RunContents) -> Section:
             {
                 "group": name,
                 "tasks": len(part),
-                "annotators": part["n_annotators"].max(),
+                "annotators": int(part["n_annotators"].max()),
                 "mean": part["consensus"].mean(),
                 "sd": part["sd"].mean(),
                 "method": part["method"].iloc[0],

@@ -117,8 +117,13 @@ def fit_to_people(contents: RunContents) -> dict[str, dict[str, float | None]]:
     for key, value in contents.summary.items():
         measure, _, method = key.partition("_")
         if measure in ("r", "mae", "ce") and method:
-            methods.setdefault(_METHODS.get(method, method), {})[measure] = value
+            methods.setdefault(method_name(method), {})[measure] = value
     return methods
+
+
+def method_name(method: str) -> str:
+    """The name of an aggregation method for people."""
+    return _METHODS.get(method, method)
 
 
 def control_effects(contents: RunContents) -> list[str]:
