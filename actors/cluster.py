@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import auto_init_hook, ray_constants
 from ray.data import DataContext
 from ray.exceptions import RayTaskError
 
@@ -20,6 +20,7 @@ def connect() -> None:
     A local cluster listens on loopback only, and Ray 2.60 turns token authentication on for it.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
+    auto_init_hook.enable_auto_connect = False  # a thread that outlives its cluster must not start another
     if not ray.is_initialized():
         options: dict[str, Any] = {"address": os.environ.get("RAY_ADDRESS")}
         if not options["address"]:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-from crowdkit.aggregation import DawidSkene
 from numpy.typing import NDArray
 
 from consilience.consensus.matrix import ScoreMatrix
@@ -75,6 +74,8 @@ def best_single(matrix: ScoreMatrix) -> Floats:
 
 def dawid_skene(matrix: ScoreMatrix) -> Floats:
     """Dawid and Skene's (1979) probability of the acceptable class, from scores read as votes (above 0.5 or not)."""
+    from crowdkit.aggregation import DawidSkene  # here, because it takes seconds to import
+
     worker, task = np.nonzero(~np.isnan(matrix.scores))
     votes = pd.DataFrame({"task": task, "worker": worker, "label": (matrix.scores[worker, task] > 0.5).astype(int)})
     probability = DawidSkene(n_iter=100).fit_predict_proba(votes).reindex(columns=[0, 1], fill_value=0.0)

@@ -18,6 +18,7 @@ import ray
 import yaml
 from safetensors.numpy import save_file
 
+from consilience.consensus.noise import measurement_noise
 from consilience.tables import ANNOTATIONS, read_table
 from consilience.theories import THEORY_NAMES
 from jobs.annotate import JOB
@@ -34,7 +35,9 @@ def write_config(folder: Path, pool: list[dict[str, object]], items: int = 12, *
     dilemmas = folder / "dilemmas.jsonl"
     dilemmas.write_text("\n".join(lines) + "\n", encoding="utf-8")
     path = folder / "annotate.yaml"
-    path.write_text(yaml.safe_dump({"dilemmas": str(dilemmas), "pool": pool, "batch_size": 3, **more}))
+    path.write_text(
+        yaml.safe_dump({"dilemmas": str(dilemmas), "pool": pool, "batch_size": 3, "repeat_sample": 0, **more})
+    )
     return path
 
 
@@ -87,10 +90,16 @@ def wait_for_parts(out: Path, count: int, process: subprocess.Popen[bytes]) -> d
 
 def test_every_dilemma_theory_and_annotator_once(cluster: None, tmp_path: Path) -> None:
     pool = [smollm2(), smollm2("nurse", persona="a hospital nurse"), control("random01"), control("flat", "constant")]
-    config = write_config(tmp_path, pool)
+    config = write_config(tmp_path, pool, repeat_sample=4)
     assert main(JOB, ["--config", str(config), "--out", str(tmp_path / "run")]) == 0
     frame = annotations(tmp_path / "run")
     assert_every_cell_once(frame, 12, 4)
+    again = read_table(tmp_path / "run" / "repeats.parquet", ANNOTATIONS).to_pandas()
+    assert_every_cell_once(again, 4, 4)
+    assert again["item_id"].unique().tolist() != frame["item_id"].unique().tolist()[:4]
+    noise = measurement_noise(frame, again).set_index("annotator")["noise_sd"]
+    assert noise["random01"] == 0.0
+    assert noise["smollm2"] < 0.1
     scores = frame.pivot(index=["item_id", "theory"], columns="annotator", values="score")
     assert scores.notna().all(axis=None)
     assert scores["smollm2"].between(0, 1, inclusive="neither").all()
@@ -106,28 +115,39 @@ def test_every_dilemma_theory_and_annotator_once(cluster: None, tmp_path: Path) 
 
 
 def test_a_killed_driver_resumes_and_repeats_nothing(start: Start, tmp_path: Path) -> None:
-    config = write_config(tmp_path, [smollm2(), control("random01")], items=36)
+    config = write_config(tmp_path, [smollm2(), control("random01")], items=18)
     out = tmp_path / "run"
     job = start(config, out)
-    before = wait_for_parts(out, 14, job)
+    before = wait_for_parts(out, 8, job)
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()
     assert not (out / "annotations.parquet").exists()
     assert start(config, out).wait(timeout=200) == 0
     after = {path: path.stat().st_mtime_ns for path in before}
     assert after == before, "a part that was on disk was written again"
-    assert_every_cell_once(annotations(out), 36, 2)
-    assert json.loads((out / "summary.json").read_text())["reused"] >= 14 * 3 * len(THEORY_NAMES)
+    assert_every_cell_once(annotations(out), 18, 2)
+    assert json.loads((out / "summary.json").read_text())["reused"] >= 8 * 3 * len(THEORY_NAMES)
+
+
+def test_a_terminated_job_can_be_resumed(start: Start, tmp_path: Path) -> None:
+    config = write_config(tmp_path, [smollm2()], items=18)
+    out = tmp_path / "run"
+    job = start(config, out)
+    wait_for_parts(out, 1, job)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=60) == 1
+    assert json.loads((out / "manifest.json").read_text())["status"] == "interrupted"
+    assert not (out / "annotations.parquet").exists()
 
 
 def test_a_killed_actor_is_replaced_and_every_row_is_there_once(cluster: None, tmp_path: Path) -> None:
-    config = write_config(tmp_path, [smollm2(), control("random01")], items=36)
+    config = write_config(tmp_path, [smollm2(), control("random01")], items=18)
     out = tmp_path / "run"
-    watcher = kill_one_actor.remote(str(out), 14)
+    watcher = kill_one_actor.remote(str(out), 8)
     assert main(JOB, ["--config", str(config), "--out", str(out)]) == 0
     assert ray.get(watcher), "no actor was killed"
     frame = annotations(out)
-    assert_every_cell_once(frame, 36, 2)
+    assert_every_cell_once(frame, 18, 2)
     assert frame["score"].notna().all()
 
 
