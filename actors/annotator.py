@@ -26,6 +26,8 @@ _GIVE_UP_AFTER = 3
 class Annotator:
     """Callable for Ray Data: numbers of batches in, for each of them a row of counts per annotator out.
 
+    A row says too why its annotator has stopped, "" while it goes on.
+
     Batch k is the rows k * batch_size and on of the dilemmas table, which the actor reads itself: the driver holds only
     numbers, and reading needs no task that would wait for a CPU while all of them host models.
 
@@ -42,26 +44,29 @@ class Annotator:
         dilemmas: Path,
         batch_size: int,
         parts: Path,
+        answers: Path,
     ) -> None:
         self._dilemmas = pq.ParquetFile(dilemmas)
         self._batch_size = batch_size
         self._theories = tuple(theories)
         self._folders = {config.annotator: part_folder(parts, config) for config in annotators}
         self._digests = {config.annotator: annotator_digest(config) for config in annotators}
-        self._scorers = {config.annotator: _open(config) for config in annotators}
+        self._stopped = dict.fromkeys(self._folders, "")
+        self._scorers = {config.annotator: self._open(config, answers) for config in annotators}
         self._done = {name: _fingerprints_on_disk(folder) for name, folder in self._folders.items()}
         self._failures = dict.fromkeys(self._scorers, 0)
 
     def __call__(self, batches: dict[str, npt.NDArray[np.int64]]) -> Iterator[dict[str, list[Any]]]:
         for number in batches["item"].tolist():
             items, texts = self._read(number)
-            counts: dict[str, list[Any]] = {"annotator": [], "scored": [], "reused": [], "failed": []}
+            counts: dict[str, list[Any]] = {"annotator": [], "scored": [], "reused": [], "failed": [], "stopped": []}
             for name in self._scorers:
                 scored, reused = self._judge(name, items, texts)
                 counts["annotator"].append(name)
                 counts["scored"].append(scored)
                 counts["reused"].append(reused)
                 counts["failed"].append(len(items) * len(self._theories) - scored - reused)
+                counts["stopped"].append(self._stopped[name])
             yield counts
 
     def _read(self, batch: int) -> tuple[list[str], list[str]]:
@@ -116,25 +121,32 @@ class Annotator:
 
     def _score(self, name: str, texts: list[str], theories: list[Theory]) -> Scores | None:
         """The scorer's answer, or None: one annotator that breaks must not stop the others."""
-        scorer = self._scorers[name]
-        if scorer is None or self._failures[name] >= _GIVE_UP_AFTER:
+        if (scorer := self._scorers[name]) is None:
             return None
         try:
             scores = scorer.score(texts, theories)
-        except Exception:
+        except Exception as error:
             self._failures[name] += 1
             log.error("annotator %s failed on a batch of %d:\n%s", name, len(texts), traceback.format_exc())
+            if self._failures[name] == _GIVE_UP_AFTER:
+                self._scorers[name] = None
+                self._stopped[name] = f"{_GIVE_UP_AFTER} batches in a row failed, the last with {_first_line(error)}"
             return None
         self._failures[name] = 0
+        self._stopped[name] = scores.stopped or ""
         return scores
 
+    def _open(self, config: AnnotatorConfig, answers: Path) -> Scorer | None:
+        try:
+            return open_scorer(config, answers)
+        except Exception as error:
+            log.error("annotator %s cannot start:\n%s", config.annotator, traceback.format_exc())
+            self._stopped[config.annotator] = f"it cannot start: {_first_line(error)}"
+            return None
 
-def _open(config: AnnotatorConfig) -> Scorer | None:
-    try:
-        return open_scorer(config)
-    except Exception:
-        log.error("annotator %s cannot start:\n%s", config.annotator, traceback.format_exc())
-        return None
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def part_folder(parts: Path, config: AnnotatorConfig) -> Path:

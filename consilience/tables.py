@@ -166,6 +166,40 @@ INFLUENCE = TableSchema(
     ),
     ("annotator",),
 )
+REALIGNMENT = TableSchema(
+    "realignment",
+    (
+        _text("annotator"),
+        _THEORY,
+        _text("verdict", choices=("kept", "rolled back", "stopped")),
+        _text("reason", nullable=True),
+        _count("items"),
+        _count("held_out", nullable=True),
+        *(_share(f"f1_{arm}", nullable=True) for arm in ("raw", "head", "tokens", "lambda0")),
+        *(_number(f"js_{arm}", low=0.0, nullable=True) for arm in ("raw", "head", "tokens", "lambda0")),
+        *(
+            _number(f"{gain}{end}", nullable=True)
+            for gain in ("f1_gain", "js_gain", "f1_gain_raw", "js_gain_raw")
+            for end in ("", "_low", "_high")
+        ),
+        _text("artefact", nullable=True),
+        _count("artefact_bytes", nullable=True),
+    ),
+    ("annotator", "theory"),
+)
+REALIGNED_F1 = TableSchema(
+    "realigned_f1",
+    (
+        _text("pair_annotator"),
+        _text("pair_theory", choices=THEORY_NAMES),
+        _text("annotator"),
+        _THEORY,
+        _share("f1_before", nullable=True),
+        _share("f1_after", nullable=True),
+        Column("realigned", pa.bool_()),
+    ),
+    ("pair_annotator", "pair_theory", "annotator", "theory"),
+)
 AGREEMENT = TableSchema(
     "agreement",
     (_text("annotator"), _text("other"), _correlation("error_correlation"), _correlation("residual_correlation")),

@@ -11,11 +11,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
@@ -28,11 +28,14 @@ from consilience.config import Config
 from consilience.datasets.dilemmas import prepare_dilemmas
 from consilience.errors import UserError
 from consilience.files import atomic_path, digest_file, digest_json
+from consilience.lm.annotator_block import ModelBlock
 from consilience.lm.annotators import AnnotatorConfig, SyntheticAnnotator
+from consilience.lm.ledger import spent_usd
+from consilience.lm.openai_annotator import OpenAIAnnotator
 from consilience.lm.pool import annotator_digest, check, describe
 from consilience.lm.scorer import FAILED
 from consilience.runs import Run
-from consilience.tables import ANNOTATIONS, ANNOTATORS, iterate_parquet, write_table
+from consilience.tables import ANNOTATIONS, ANNOTATORS, DILEMMAS, iterate_parquet, write_table
 from consilience.theories import THEORY_NAMES, Theory, pick_theories
 from jobs.cli import Job, Summary, main
 from jobs.progress import progress
@@ -47,7 +50,8 @@ class AnnotateConfig(Config):
     pool: tuple[AnnotatorConfig, ...] = Field(min_length=1, description="annotators; see configs/demo.yaml")
     theories: tuple[str, ...] = Field(THEORY_NAMES, min_length=1, description="theories to judge under")
     batch_size: int = Field(16, ge=1, description="dilemmas per call of a model and per file written")
-    seed: int = Field(0, description="recorded; nothing here is random but synthetic annotators")
+    repeat_sample: int = Field(10, ge=0, description="dilemmas judged twice, to measure the noise of a score; 0 = none")
+    seed: int = Field(0, description="of the sample judged twice; nothing else is random but synthetic annotators")
 
     @field_validator("pool")
     @classmethod
@@ -72,16 +76,20 @@ class AnnotateConfig(Config):
 
 @dataclass
 class Progress:
-    """Counts from all pools, added up as batches finish."""
+    """Counts from all pools, added up as batches finish, and why annotators have stopped."""
 
     advance: Callable[[int], None]
     counts: Counter[str] = field(default_factory=Counter)
+    stopped: dict[str, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, batch: Any) -> None:
         with self.lock:
             for name in ("scored", "reused", "failed"):
                 self.counts[name] += int(batch[name].sum())
+            self.stopped.update(
+                {name: why for name, why in zip(batch["annotator"], batch["stopped"], strict=True) if why}
+            )
             self.advance(int(batch["scored"].sum() + batch["reused"].sum() + batch["failed"].sum()))
 
 
@@ -92,14 +100,20 @@ def plan(config: AnnotateConfig) -> list[str]:
     for annotator in config.pool:
         check(annotator)
     lines = [f"annotate {config.dilemmas} under {', '.join(config.theories)}"]
-    lines += [
-        f"  {annotator.annotator}: {annotator.kind} {getattr(annotator, 'source', '')}" for annotator in config.pool
-    ]
+    lines += [f"  {annotator.annotator}: {annotator.kind} {_source(annotator)}" for annotator in config.pool]
     pools = model_pools(config.pool)
     lines.append(
         f"  {len(config.pool)} annotators on {len(pools)} actor pools, {len(config.theories)} judgements a dilemma each"
     )
     return lines
+
+
+def _source(annotator: AnnotatorConfig) -> str:
+    """Where judgements come from, and the most that they may cost."""
+    if isinstance(annotator, OpenAIAnnotator):
+        cap = "no cost cap" if annotator.cost_cap_usd is None else f"at most {annotator.cost_cap_usd:g} USD"
+        return f"{annotator.base_url} {annotator.model}, {cap}"
+    return annotator.behaviour if isinstance(annotator, SyntheticAnnotator) else annotator.source
 
 
 def execute(config: AnnotateConfig, run: Run) -> Summary:
@@ -126,16 +140,18 @@ def annotate(config: AnnotateConfig, run: Run) -> Summary:
     write_table(pa.Table.from_pylist(rows, schema=ANNOTATORS.arrow), run / "annotators.parquet", ANNOTATORS)
     run.record(licences={row["annotator"]: row.get("licence") for row in rows})
     dilemmas = digest_file(run / "dilemmas.parquet")
-    stage = digest_json([dilemmas, [annotator_digest(annotator) for annotator in config.pool], config.theories])
+    judged = [annotator_digest(annotator) for annotator in config.pool]
+    stage = digest_json([dilemmas, judged, config.theories, config.repeat_sample, config.seed])
     items = pq.read_metadata(run / "dilemmas.parquet").num_rows
     total = items * len(config.theories) * len(config.pool)
     if run.finished("annotate", stage, "annotations.parquet"):
         return {**run.manifest["annotate"]}
     parts = run / "parts" / dilemmas[:12]
     started = time.monotonic()
-    counts = _judge_all(config, run / "dilemmas.parquet", parts, items)
+    counts = _judge_all(config, run.folder.absolute(), parts.absolute(), items, "annotating")
     seconds = time.monotonic() - started
     missing, failed = _gather(config, run / "dilemmas.parquet", parts, run / "annotations.parquet", items)
+    _repeat(config, run)
     summary: Summary = {
         "items": items,
         "annotators": len(config.pool),
@@ -145,7 +161,7 @@ def annotate(config: AnnotateConfig, run: Run) -> Summary:
         "reused": counts["reused"],
         "judgements_per_second": round(counts["scored"] / seconds, 3) if counts["scored"] else None,
         "annotate_seconds": round(seconds, 3),
-        "cost_usd": 0.0,
+        "cost_usd": round(spent_usd(run.folder), 6),
     }
     run.record(annotate=summary)
     if failed:
@@ -153,6 +169,33 @@ def annotate(config: AnnotateConfig, run: Run) -> Summary:
         return summary
     with run.stage("annotate", stage):
         return summary
+
+
+def _repeat(config: AnnotateConfig, run: Run) -> None:
+    """Judge a sample again, in another order and so in other batches, into `repeats.parquet`."""
+    (run / "repeats.parquet").unlink(missing_ok=True)
+    again = config.model_copy(update={"pool": tuple(_with_what_is_left(config.pool, run / "answers"))})
+    if not config.repeat_sample or not again.pool:
+        return
+    folder = run.folder.absolute() / "repeats"
+    table = pq.read_table(run / "dilemmas.parquet")
+    order = np.random.default_rng(config.seed).permutation(table.num_rows)[: config.repeat_sample]
+    folder.mkdir(exist_ok=True)
+    write_table(table.take(order), folder / "dilemmas.parquet", DILEMMAS)
+    parts = folder / "parts" / digest_file(folder / "dilemmas.parquet")[:12]
+    _judge_all(again, folder, parts, len(order), "judging a sample again")
+    _gather(again, folder / "dilemmas.parquet", parts, run / "repeats.parquet", len(order))
+
+
+def _with_what_is_left(pool: Sequence[AnnotatorConfig], answers: Path) -> Iterator[AnnotatorConfig]:
+    """The pool with what is left of every cost cap; without annotators that have nothing left."""
+    for annotator in pool:
+        if isinstance(annotator, OpenAIAnnotator) and annotator.cost_cap_usd is not None:
+            left = annotator.cost_cap_usd - spent_usd(answers / annotator.annotator)
+            if left > 0:
+                yield annotator.model_copy(update={"cost_cap_usd": left})
+        else:
+            yield annotator
 
 
 def model_pools(pool: Sequence[AnnotatorConfig]) -> list[list[AnnotatorConfig]]:
@@ -165,35 +208,43 @@ def model_pools(pool: Sequence[AnnotatorConfig]) -> list[list[AnnotatorConfig]]:
     return list(pools.values())
 
 
-def _judge_all(config: AnnotateConfig, dilemmas: Path, parts: Path, items: int) -> Counter[str]:
-    """All pools side by side, each its own streaming Ray Data execution."""
+def _judge_all(config: AnnotateConfig, folder: Path, parts: Path, items: int, doing: str) -> Counter[str]:
+    """All pools side by side, each its own streaming Ray Data execution. Paid answers go to `folder`/answers."""
     connect()
     pools = model_pools(config.pool)
     theories = pick_theories(config.theories)
     total = items * len(config.theories) * len(config.pool)
-    with progress("annotating", total) as advance, ThreadPoolExecutor(len(pools)) as threads:
+    with progress(doing, total) as advance:
         watch = Progress(advance)
-        jobs = [
-            threads.submit(
-                _judge_pool, members, theories, dilemmas.absolute(), parts.absolute(), items, config.batch_size, watch
-            )
-            for members in pools
-        ]
-        try:
-            for members, job in zip(pools, jobs, strict=True):
-                if error := job.exception():
-                    names = ", ".join(member.annotator for member in members)
+        interrupted = threading.Event()
+
+        def judge(members: list[AnnotatorConfig]) -> None:
+            try:
+                _judge_pool(members, theories, folder, parts, items, config.batch_size, watch)
+            except Exception as error:
+                names = ", ".join(member.annotator for member in members)
+                if not interrupted.is_set():
                     print(f"annotators {names} stopped: {_first_line(error)}; the others go on", file=sys.stderr)
+
+        # Daemons: an interrupted job does not wait for its pools.
+        threads = [threading.Thread(target=judge, args=(members,), daemon=True) for members in pools]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
         except KeyboardInterrupt:
-            ray.shutdown()  # ends the pools, which the threads wait for
+            interrupted.set()
             raise
+    for name, why in watch.stopped.items():
+        print(f"annotator {name} stopped: {why}", file=sys.stderr)
     return watch.counts
 
 
 def _judge_pool(
     members: list[AnnotatorConfig],
     theories: tuple[Theory, ...],
-    dilemmas: Path,
+    folder: Path,
     parts: Path,
     items: int,
     batch_size: int,
@@ -201,12 +252,12 @@ def _judge_pool(
 ) -> None:
     first = members[0]
     cpus, gpus, actors = (
-        (0, 0, (1, 1)) if isinstance(first, SyntheticAnnotator) else (first.num_cpus, first.num_gpus, first.actors)
+        (first.num_cpus, first.num_gpus, first.actors) if isinstance(first, ModelBlock) else (0, 0, (1, 1))
     )
     batches = list(range(math.ceil(items / batch_size)))
     results = ray.data.from_items(batches, override_num_blocks=min(len(batches), _MOST_BLOCKS)).map_batches(
         Annotator,
-        fn_constructor_args=(members, theories, dilemmas, batch_size, parts),
+        fn_constructor_args=(members, theories, folder / "dilemmas.parquet", batch_size, parts, folder / "answers"),
         batch_size=None if not gpus else len(batches),
         compute=ActorPoolStrategy(min_size=actors[0], max_size=actors[1]),
         num_cpus=cpus,

@@ -1,29 +1,41 @@
 """Pipeline, the main job: annotate dilemmas with a pool of language models, then find their consensus.
 
-One run folder holds everything; the same command again goes on where it stopped.
+With `realign: true`, models that stand apart are then pulled back to it; what came of that lies in the run folder's
+subfolder `realigned`, a run folder of its own. One run folder holds everything; the same command again goes on where it
+stopped.
 """
 
 import sys
 
+from pydantic import Field
+
 from consilience.runs import Run
 from jobs import aggregate, annotate
 from jobs.cli import Job, Summary, main, show_report
+from jobs.realign import RealignOptions, within
 
 
 class PipelineConfig(annotate.AnnotateConfig, aggregate.ConsensusConfig):
-    """What to judge, by whom, and how to find the consensus."""
+    """What to judge, by whom, how to find the consensus, and whether to pull models back to it."""
+
+    realign: bool = Field(False, description="realign models of kind transformers that the consensus flags")
+    realignment: RealignOptions = Field(RealignOptions(), description="as the config of jobs.realign")
 
 
 def plan(config: PipelineConfig) -> list[str]:
     """Check inputs and model sources; say what would be done."""
     aggregate.check_inputs(config.gold, config.votes)
-    return [*annotate.plan(config), f"then aggregate by EM ({config.em.mstep} M-step, prior {config.em.prior})"]
+    lines = [*annotate.plan(config), f"then aggregate by EM ({config.em.mstep} M-step, prior {config.em.prior})"]
+    return [*lines, f"then realign {config.realignment.pairs} pairs"] if config.realign else lines
 
 
 def execute(config: PipelineConfig, run: Run) -> Summary:
-    """Annotate, then aggregate, in one run folder."""
+    """Annotate, aggregate and realign, in one run folder."""
     judged = annotate.execute(config, run)
-    return {**judged, **aggregate.aggregate(run / "annotations.parquet", config, run)}
+    if config.repeats is None and (run / "repeats.parquet").is_file():
+        config = config.model_copy(update={"repeats": run / "repeats.parquet"})
+    found = {**judged, **aggregate.aggregate(run / "annotations.parquet", config, run)}
+    return {**found, **within(run, config.realignment, config.seed)} if config.realign else found
 
 
 JOB = Job("pipeline", __doc__, PipelineConfig, plan, execute, inputs=("dilemmas", "gold", "votes"), show=show_report)

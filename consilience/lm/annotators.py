@@ -5,21 +5,30 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from consilience.lm.annotator_block import AnnotatorBlock, Elicitation
+from consilience.lm.annotator_block import AnnotatorBlock, ModelBlock
+from consilience.lm.openai_annotator import OpenAIAnnotator
+from consilience.lm.vllm_annotator import VLLMAnnotator
 
 
-class TransformersAnnotator(AnnotatorBlock):
+class TransformersAnnotator(ModelBlock):
     """A causal language model read through transformers, in this process."""
 
     kind: Literal["transformers"]
-    source: str = Field(description="hub id, local folder, or package:MODULE/FILE.gguf")
-    revision: str | None = Field(None, description="commit of a hub id; required for hub ids")
-    persona: str | None = Field(None, description="who the model answers as, e.g. 'a hospital nurse'")
-    elicitation: Elicitation = "yes_no"
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where it is faster")
-    num_cpus: float = Field(1, gt=0, description="CPU cores of one actor")
     num_gpus: float = Field(0, ge=0, description="GPUs of one actor")
-    actors: tuple[int, int] = Field((1, 1), description="smallest and largest number of actors for this model")
+
+
+class RealignedAnnotator(ModelBlock):
+    """A model with theory tokens on it (`consilience.realign`), read through transformers and its own head.
+
+    vLLM cannot read the head, so it does not offer this kind.
+    """
+
+    kind: Literal["realigned"]
+    parent: str = Field(description="annotator that it was made from, whose place it takes in the pool")
+    artefacts: tuple[Path, ...] = Field(min_length=1, description=".safetensors of theory tokens, one per theory")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="as the parent's")
+    num_gpus: float = Field(0, ge=0, description="GPUs of one actor")
 
 
 class SyntheticAnnotator(AnnotatorBlock):
@@ -33,4 +42,7 @@ class SyntheticAnnotator(AnnotatorBlock):
     of: str | None = Field(None, description="annotator in the recording; default: the same name")
 
 
-AnnotatorConfig = Annotated[TransformersAnnotator | SyntheticAnnotator, Field(discriminator="kind")]
+AnnotatorConfig = Annotated[
+    TransformersAnnotator | RealignedAnnotator | VLLMAnnotator | OpenAIAnnotator | SyntheticAnnotator,
+    Field(discriminator="kind"),
+]

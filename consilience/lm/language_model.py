@@ -76,6 +76,11 @@ class LanguageModel:
         """Longest prompt that the model can read, in tokens; None = no limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
+    @property
+    def width(self) -> int:
+        """Width of the hidden states."""
+        return int(self.model.config.get_text_config().hidden_size)
+
     def read(self, prompts: Sequence[Prompt], tokens: Sequence[int], positions: int = 1) -> npt.NDArray[np.float64]:
         """Natural log-probabilities of `tokens` after prefix and suffix.
 
@@ -87,16 +92,25 @@ class LanguageModel:
         Returns:
             (n, s, positions, k)
         """
+        return self.read_with_states(prompts, tokens, positions)[0]
+
+    def read_with_states(
+        self, prompts: Sequence[Prompt], tokens: Sequence[int], positions: int = 1
+    ) -> tuple[npt.NDArray[np.float64], torch.Tensor]:
+        """What `read` returns, and the last hidden states at the last position, (n, s, width) float32."""
         units = prompts if self.packs else [Prompt(p.prefix, [suffix]) for p in prompts for suffix in p.suffixes]
         forward = self._forward_packed if self.packs else self._forward_padded
         result = np.empty((len(units), len(units[0].suffixes), positions, len(tokens)))
+        hidden = torch.empty(len(units), len(units[0].suffixes), self.width, device=self.model.device)
         wanted = torch.tensor(tokens, device=self.model.device)
         with torch.inference_mode():
             for batch in _batches([len(unit) for unit in units], self.tokens_per_batch):
                 states, logits = forward([units[index] for index in batch], positions)
                 read = self._log_probs(states, logits, wanted)
                 result[batch] = read.cpu().double().numpy().reshape(len(batch), *result.shape[1:])
-        return result.reshape(len(prompts), -1, positions, len(tokens))
+                hidden[batch] = states.view(len(batch), -1, positions, self.width)[:, :, -1].float()
+        shape = (len(prompts), -1)
+        return result.reshape(*shape, positions, len(tokens)), hidden.view(*shape, self.width)
 
     def _forward_packed(self, prompts: Sequence[Prompt], positions: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Last hidden states (r, width) and logits (r, vocabulary) at r = prompts x suffixes x positions places."""

@@ -64,4 +64,4 @@ class OpenAIScorer:
             if (reply := replies[key]) is not None:
                 judgement = read_reply(reply, self._config.elicitation)
                 score[cell], mass[cell], status[cell] = judgement.score, judgement.answer_mass, judgement.status
-        return Scores(score.reshape(shape), mass.reshape(shape), status.reshape(shape))
+        return Scores(score.reshape(shape), mass.reshape(shape), status.reshape(shape), self.stopped)

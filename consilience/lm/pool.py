@@ -1,35 +1,66 @@
 """From an annotator's config block to a scorer, to its row in the `annotators` table, and to its digest."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from consilience.files import digest_file, digest_json
-from consilience.lm.annotators import AnnotatorConfig, SyntheticAnnotator
+from consilience.lm.annotators import AnnotatorConfig, RealignedAnnotator, SyntheticAnnotator
+from consilience.lm.openai_annotator import OpenAIAnnotator, read_key, request_digest
 from consilience.lm.prompts import wording_digest
 from consilience.lm.scorer import Scorer
 from consilience.lm.sources import check_source, open_source
 from consilience.lm.synthetic import RECORDED, SyntheticScorer
+from consilience.lm.vllm_annotator import VLLMAnnotator, check_vllm
 
 
 def check(config: AnnotatorConfig) -> None:
-    """Check that an annotator's source is there, without loading or converting it.
+    """Check that what an annotator needs is there, without loading, converting or sending anything.
 
     Raises:
         UserError: it is not.
     """
     if isinstance(config, SyntheticAnnotator):
         SyntheticScorer(config)
+    elif isinstance(config, OpenAIAnnotator):
+        read_key(config)
     else:
+        if isinstance(config, VLLMAnnotator):
+            check_vllm()
+        if isinstance(config, RealignedAnnotator):
+            _digest_artefacts(config)
         check_source(config.source, config.revision)
 
 
-def open_scorer(config: AnnotatorConfig) -> Scorer:
-    """The scorer of an annotator; a model that several annotators of this process use is loaded once."""
+def open_scorer(config: AnnotatorConfig, answers: Path) -> Scorer:
+    """The scorer of an annotator; a model that several annotators of this process use is loaded once.
+
+    Args:
+        config: the annotator.
+        answers: folder for the answers that are paid for, a folder per annotator in it.
+
+    Raises:
+        UserError: what the annotator needs is not there.
+    """
     if isinstance(config, SyntheticAnnotator):
         return SyntheticScorer(config)
-    # Here, because it takes seconds to import and most processes never load a model.
-    from consilience.lm.language_model import load_model
+    # Here, because each takes seconds to import and most processes need one of them at most.
+    if isinstance(config, OpenAIAnnotator):
+        from consilience.lm.openai_scorer import OpenAIScorer
+
+        return OpenAIScorer(config, answers / config.annotator)
+    if isinstance(config, RealignedAnnotator):
+        from consilience.realign.scorer import open_realigned
+
+        return open_realigned(config)
     from consilience.lm.transformers_scorer import TransformersScorer
+
+    if isinstance(config, VLLMAnnotator):
+        from consilience.lm.vllm_model import load_vllm_model
+
+        model = load_vllm_model(config.source, config.revision, config.dtype, config.num_gpus, config.cache_gib)
+        return TransformersScorer(model, config.persona, config.elicitation)
+    from consilience.lm.language_model import load_model
 
     return TransformersScorer(
         load_model(config.source, config.revision, config.dtype), config.persona, config.elicitation
@@ -41,16 +72,19 @@ def describe(config: AnnotatorConfig) -> dict[str, Any]:
     row: dict[str, Any] = {"annotator": config.annotator, "kind": config.kind, "group": config.group}
     if isinstance(config, SyntheticAnnotator):
         return {**row, "source": config.behaviour}
+    row |= {"persona": config.persona, "elicitation": config.elicitation}
+    if isinstance(config, OpenAIAnnotator):
+        return {**row, "source": f"{config.base_url} {config.model}"}
     files = open_source(config.source, config.revision)
     licence = f"{files.licence} ({files.licence_note})" if files.licence_note else files.licence
+    if isinstance(config, RealignedAnnotator):
+        row |= {"artefact": ", ".join(map(str, config.artefacts)), "parent": config.parent}
     return {
         **row,
         "source": config.source,
         "revision": config.revision,
         "digest": files.digest,
         "licence": licence,
-        "persona": config.persona,
-        "elicitation": config.elicitation,
     }
 
 
@@ -62,6 +96,14 @@ def annotator_digest(config: AnnotatorConfig) -> str:
         if config.behaviour in RECORDED and config.recording is not None:
             return digest_json([settings, digest_file(config.recording / "annotations.parquet")])
         return digest_json(settings)
+    if isinstance(config, OpenAIAnnotator):
+        return request_digest(config)
     files = open_source(config.source, config.revision)
     wording = wording_digest(config.elicitation, config.persona)
-    return digest_json([files.digest, files.settings_digest, config.dtype, config.elicitation, wording])
+    parts = [config.kind, files.digest, files.settings_digest, config.dtype, config.elicitation, wording]
+    return digest_json([*parts, *(_digest_artefacts(config) if isinstance(config, RealignedAnnotator) else [])])
+
+
+def _digest_artefacts(config: RealignedAnnotator) -> list[str]:
+    """Digests of the theory tokens' files; the JSON beside each holds, and so fixes, nothing that decides a score."""
+    return [digest_file(path) for path in config.artefacts]

@@ -22,11 +22,13 @@ class Scores:
         answer_mass: (n, t) float64 in [0, 1], the model's probability on the answer tokens before they are
             renormalised (design: a score is read, not generated); NaN where the annotator has no such thing.
         status: (n, t) object array of `STATUSES`.
+        stopped: why this annotator asks nothing more (key refused, cost cap, server silent), or None.
     """
 
     score: npt.NDArray[np.float64]
     answer_mass: npt.NDArray[np.float64]
     status: npt.NDArray[np.object_]
+    stopped: str | None = None
 
 
 class Scorer(Protocol):

@@ -6,6 +6,7 @@ tokens, its end-of-text token included. Log-probabilities and KL are in nats. Re
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical
 from torch.nn.functional import cross_entropy
 
 
@@ -15,8 +16,8 @@ def token_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 def token_entropy(logits: Tensor) -> Tensor:
-    """Entropy of each next-token distribution, float32 (b, r), from `logits` (b, r, v)."""
-    return torch.special.entr(logits.softmax(-1, dtype=torch.float32)).sum(-1)
+    """Entropy of each next-token distribution, float32 (b, r), from `logits` (b, r, v), -inf where forbidden."""
+    return Categorical(logits=logits.float(), validate_args=False).entropy()  # type: ignore[no-untyped-call]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

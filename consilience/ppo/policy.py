@@ -1,6 +1,7 @@
 """One frozen language model that is three things: adapter on = policy, adapter off = reference, and a value head."""
 
 import inspect
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -54,6 +55,7 @@ class Policy:
         """
         lora = lora or LoraSettings()
         self.base, self.tokeniser = base, tokeniser
+        self._alpha = lora.alpha
         ends = _as_list(base.generation_config.eos_token_id) + _as_list(tokeniser.eos_token_id)
         if not ends:
             raise UserError("tokeniser: names no end-of-text token; expected eos_token")
@@ -118,7 +120,9 @@ class Policy:
         """
         adapter = load_file(folder / "adapter_model.safetensors")
         ours = get_peft_model_state_dict(self.model, save_embedding_layers=False)
-        if {name: x.shape for name, x in adapter.items()} != {name: x.shape for name, x in ours.items()}:
+        alpha = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["lora_alpha"]
+        same_shapes = {name: x.shape for name, x in adapter.items()} == {name: x.shape for name, x in ours.items()}
+        if alpha != self._alpha or not same_shapes:
             raise UserError(f"{folder}: an adapter of another base or other settings than this run's")
         set_peft_model_state_dict(self.model, adapter)
         self.value_head.load_state_dict(load_file(folder / "value_head.safetensors"))

@@ -46,7 +46,7 @@ def _checked(reward: Callable[..., Any], scores: Any, expected: int, what: str) 
     for place, score in enumerate(_sized(reward, scores, expected, what)):
         try:
             number = float(score)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):  # the last from a tensor of several numbers
             number = math.nan
         if not math.isfinite(number):
             raise UserError(f"reward {_name(reward)} returned {score!r} at position {place}; expected a finite number")
@@ -55,7 +55,10 @@ def _checked(reward: Callable[..., Any], scores: Any, expected: int, what: str) 
 
 
 def _sized(reward: Callable[..., Any], scores: Any, expected: int, what: str) -> Sequence[Any]:
-    found = len(scores) if hasattr(scores, "__len__") else type(scores).__name__
+    try:
+        found: int | str = len(scores)
+    except TypeError:
+        found = type(scores).__name__
     if found != expected:
         raise UserError(f"reward {_name(reward)} returned {found} scores for {expected} {what}; expected one each")
     return scores

@@ -58,6 +58,10 @@ class Rollout:
         )
 
 
+Sampler = Callable[[Tensor, Tensor, Tensor, SamplingConfig], Rollout]
+"""What draws one response per prompt: (prompts, prompt_mask, uniforms, sampling) as in `generate`."""
+
+
 def pad_left(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Token lists as one (b, p) tensor and its mask, both on `device`."""
     width = max(map(len, prompts))

@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from consilience.ppo.rewards import Reward, TokenReward, call_reward, call_token
 from consilience.ppo.rollout import (
     Constraint,
     Rollout,
+    Sampler,
     SamplingConfig,
     generate,
     is_end,
@@ -63,13 +65,19 @@ class PPOConfig(Config):
     whiten_advantages: bool = True
     kl_coef: float = Field(0.05, ge=0, description="price of a nat of KL to the reference, in units of reward")
     kl_target: float | None = Field(None, gt=0, description="nats per episode that kl_coef adapts to; null: fixed")
-    kl_gain: float = Field(0.1, gt=0, description="how fast kl_coef adapts")
+    kl_gain: float = Field(0.1, gt=0, lt=5, description="how fast kl_coef adapts")
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> "PPOConfig":
         if self.batch_size % self.minibatch_size:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of minibatch_size {self.minibatch_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _target_can_be_reached(self) -> "PPOConfig":
+        if self.kl_target is not None and not self.kl_coef:
+            raise ValueError("kl_target multiplies kl_coef, which is 0; expected more")
         return self
 
 
@@ -92,7 +100,8 @@ class PPOTrainer:
     Each update samples `batch_size` episodes, scores them, estimates advantages and takes `epochs` passes of
     minibatch steps. Where torch.distributed is initialised the workers share the episodes of every batch and
     minibatch: advantages are computed on the whole batch by each, gradients are summed, so n workers compute what one
-    would. All chance comes from (seed, update), so a resumed run repeats the numbers of an uninterrupted one.
+    would, up to rounding. All chance comes from (seed, update), so a resumed run repeats the numbers of an
+    uninterrupted one.
 
     Attributes:
         update: updates done.
@@ -108,6 +117,7 @@ class PPOTrainer:
         config: PPOConfig,
         token_reward: TokenReward | None = None,
         constraint: Constraint | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         """
         Args:
@@ -115,12 +125,17 @@ class PPOTrainer:
             reward: scores whole responses.
             token_reward: scores single tokens besides.
             constraint: masks the logits, see `rollout.Constraint`.
+            sampler: draws the responses instead of transformers; takes no constraint.
 
         Raises:
-            UserError: no prompts, one that is empty or too long for the model, sizes that the workers cannot share.
+            UserError: no prompts, one that is empty or too long for the model, sizes that the workers cannot share,
+                both a constraint and a sampler.
         """
         self.policy, self.prompts, self.config = policy, prompts, config
         self._reward, self._token_reward, self._constraint = reward, token_reward, constraint
+        if constraint is not None and sampler is not None:
+            raise UserError("constraint: given together with a sampler, which would not obey it; expected one of them")
+        self._sample: Sampler = sampler or partial(generate, policy.base, constraint=constraint)
         self._rank, self._workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.update = 0
         self.history: list[Metrics] = []
@@ -131,11 +146,12 @@ class PPOTrainer:
     def step(self) -> Metrics:
         """One update. Returns its metrics.
 
-        `reward` is the mean of what the reward returned, `objective` what is maximised: reward and token scores less
-        penalties and KL. These, `kl` (nats per episode), `entropy` (nats per token), `length` (tokens), `ended` (share
-        with an end of text) and `repetition` (of trigrams) describe the episodes as sampled, before the update. Losses,
-        clip fractions, `approx_kl` (old to new policy, nats per token) and `grad_norm` are means over the update's
-        steps. None = undefined.
+        `reward` and `reward_sd` are mean and standard deviation of what the reward returned, `objective` what is
+        maximised: reward and token scores less penalties and KL. These, `kl` (nats per episode), `entropy` (nats per
+        token), `length` (tokens), `ended` (share with an end of text), `repetition` (of trigrams) and
+        `explained_variance` (share of the returns' variance that the values foresaw) describe the episodes as sampled,
+        before the update. Losses, clip fractions, `approx_kl` (old to new policy, nats per token) and `grad_norm` are
+        means over the update's steps. `kl_coef` is the one used. None = undefined.
 
         Raises:
             UserError: the reward failed; nothing has changed.
@@ -149,7 +165,7 @@ class PPOTrainer:
         scores = episodes.scores - config.missing_eos_penalty * ~ended
         rewards = losses.token_rewards(scores, episodes.token_scores, kl, mask, self.kl_coef)
         advantages, returns = losses.gae(rewards, episodes.values, mask, config.gamma, config.gae_lambda)
-        explained = 1 - (returns - episodes.values)[mask].var() / returns[mask].var()
+        explained = 1 - (returns - episodes.values)[mask].var(correction=0) / returns[mask].var(correction=0)
         if config.whiten_advantages:
             advantages = losses.whiten(advantages, mask)
         training = self._optimise(episodes, advantages, returns)
@@ -244,14 +260,7 @@ class PPOTrainer:
         prompts, prompt_mask = pad_left(chosen, self.policy.base.generation_config.pad_token_id, device)
         uniforms = torch.from_numpy(self._rng(_SAMPLING, self.update).random((size, tokens))).to(device)
         parts = [
-            generate(
-                self.policy.base,
-                prompts[rows],
-                prompt_mask[rows],
-                uniforms[rows],
-                self.config.sampling,
-                self._constraint,
-            )
+            self._sample(prompts[rows], prompt_mask[rows], uniforms[rows], self.config.sampling)
             for rows in torch.split(torch.arange(size, device=device)[mine], self.config.generation_batch_size)
         ]
         responses = torch.cat([part.responses for part in parts])

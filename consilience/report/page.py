@@ -10,7 +10,7 @@ import yaml
 from markupsafe import Markup
 
 from consilience.files import write_text
-from consilience.report import plots, pool
+from consilience.report import plots, pool, realign
 from consilience.report.contents import POOLED, Disputed, RunContents, most_disputed, read_contents, theories_in
 from consilience.report.pool import LARGEST_PLOT, Section
 from consilience.report.text import (
@@ -252,6 +252,7 @@ _SECTIONS: dict[str, Callable[[RunContents], Section]] = {
     "groups": pool.groups,
     "noise": pool.noise,
     "drift": pool.drift,
+    "realign": realign.realign,
     "disputed": _disputed,
     "annotators": _annotators,
     "rejected": _rejected,

@@ -158,6 +158,24 @@ def influence(rows: pd.DataFrame) -> str:
         return _svg(figure, "influence", alt)
 
 
+def token_map(points: list[dict[str, Any]], name: str) -> str:
+    """Tokens in two dimensions: `label, kind, x, y` each, kind being original, optimised or related."""
+    kinds = {"related": (MUTED, "."), "original": (BLUE, "o"), "optimised": (ORANGE, "s")}
+    with mpl.rc_context({**_STYLE, "axes.spines.bottom": False}):
+        figure, axes = _canvas(420, 320)
+        for kind, (colour, marker) in kinds.items():
+            chosen = [point for point in points if point["kind"] == kind]
+            x, y = [point["x"] for point in chosen], [point["y"] for point in chosen]
+            axes.plot(x, y, marker, color=colour, markersize=7, label=kind, linestyle="none")
+            for point in chosen:
+                axes.annotate(point["label"], (point["x"], point["y"]), (5, 3), textcoords="offset points")
+        axes.set(xticks=[], yticks=[])
+        axes.margins(0.15)
+        figure.legend(loc="outside upper left", ncols=3, borderpad=0, borderaxespad=0.2)
+        alt = "Map of the theory's tokens before and after realignment among related words; distances are in the table."
+        return _svg(figure, name, alt)
+
+
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure of `width` x `height` CSS pixels (one point of matplotlib's SVG is shown as one pixel)."""
     figure = Figure(figsize=(width / 72, height / 72))

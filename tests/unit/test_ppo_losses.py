@@ -27,9 +27,17 @@ def test_log_probs_and_entropy_of_a_known_distribution() -> None:
 def test_a_forbidden_token_has_no_entropy_and_no_gradient() -> None:
     logits = torch.tensor([[[0.0, 0.0, -torch.inf]]], requires_grad=True)
     assert losses.token_entropy(logits).item() == pytest.approx(math.log(2))
-    losses.token_log_probs(logits, torch.tensor([[0]])).sum().backward()
-    assert logits.grad is not None
-    assert logits.grad.tolist() == [[[0.5, -0.5, 0.0]]]
+    (gradient,) = torch.autograd.grad(losses.token_log_probs(logits, torch.tensor([[0]])).sum(), logits)
+    assert gradient.tolist() == [[[0.5, -0.5, 0.0]]]
+
+
+def test_gradient_of_the_entropy() -> None:
+    """dH/dx_i = -p_i (log p_i + H), and 0 at a forbidden token."""
+    probabilities = torch.tensor([[[0.5, 0.25, 0.25, 0.0]]])
+    logits = probabilities.log().requires_grad_()
+    (gradient,) = torch.autograd.grad(losses.token_entropy(logits).sum(), logits)
+    expected = torch.tensor([[[-0.25, 0.125, 0.125, 0.0]]]) * math.log(2)
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_kl_and_rewards() -> None:

@@ -26,8 +26,9 @@ def disturb(policy: Policy) -> None:
             parameter.normal_(std=0.3)
 
 
-def test_reference_is_bitwise_the_base() -> None:
-    base = tiny_model()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_reference_is_bitwise_the_base(dtype: torch.dtype) -> None:
+    base = tiny_model().to(dtype)
     untouched = copy.deepcopy(base)
     policy = Policy(base, tiny_tokeniser(), LoraSettings())
     disturb(policy)

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from ppo_models import END, PAD, WORDS, tiny_policy
+from ppo_models import END, PAD, WORDS, tiny_model, tiny_policy, tiny_tokeniser
 from torch import Tensor
 
 from consilience.config import parse_config
 from consilience.errors import UserError
 from consilience.ppo.losses import token_log_probs
-from consilience.ppo.policy import Policy
-from consilience.ppo.rollout import Rollout
+from consilience.ppo.policy import LoraSettings, Policy
+from consilience.ppo.rollout import Rollout, SamplingConfig
 from consilience.ppo.trainer import Metrics, PPOConfig, PPOTrainer
 
 
@@ -73,10 +73,9 @@ def law(policy: Policy, prompt: list[int], reference: bool = False) -> Tensor:
         return (token_log_probs(logits, rollout.responses) * rollout.mask).sum(1).exp().double()
 
 
-@pytest.mark.parametrize("seed", [1, 3])
-def test_converges_to_the_reference_times_exp_reward_over_beta(seed: int) -> None:
+def test_converges_to_the_reference_times_exp_reward_over_beta() -> None:
     """The optimum of E[reward] - beta KL is pi_ref exp(reward / beta) / Z, and its value is beta log Z."""
-    policy, prompt, beta = tiny_policy(seed), [2, 3, 5], 0.35
+    policy, prompt, beta = tiny_policy(seed=1), [2, 3, 5], 0.35
     texts = [" ".join(WORDS[token] for token in tokens if token not in (PAD, END)) for tokens in RESPONSES]
     target = law(policy, prompt, reference=True) * (torch.tensor(worth(texts)).double() / beta).exp()
     best, target = beta * float(target.sum().log()), target / target.sum()
@@ -87,7 +86,7 @@ def test_converges_to_the_reference_times_exp_reward_over_beta(seed: int) -> Non
 
     assert float(law(policy, prompt).sum()) == pytest.approx(1, abs=1e-5)
     assert distance() > 0.4
-    for learning_rate in (5e-3, 1e-3, 3e-4):
+    for learning_rate, updates in ((5e-3, 9), (1e-3, 7), (3e-4, 7)):
         settings = config(
             batch_size=512,
             minibatch_size=256,
@@ -99,12 +98,12 @@ def test_converges_to_the_reference_times_exp_reward_over_beta(seed: int) -> Non
             gae_lambda=1.0,
             whiten_advantages=False,
             value_clip=None,
-            seed=seed,
+            seed=1,
         )
         trainer = PPOTrainer(policy, [prompt], worth, settings)
-        objectives = [float(trainer.step()["objective"] or 0) for _ in range(15)]
+        objectives = [float(trainer.step()["objective"] or 0) for _ in range(updates)]
     assert distance() < 0.05
-    assert sum(objectives) / 15 == pytest.approx(best, abs=0.02)
+    assert sum(objectives) / updates == pytest.approx(best, abs=0.02)
 
 
 # Which gradient it follows
@@ -173,9 +172,9 @@ def test_policy_and_value_function_learn() -> None:
         policy,
         [[2], [3, 4]],
         worth,
-        config(batch_size=128, minibatch_size=64, microbatch_size=64, kl_coef=0.02, value_coef=0.5),
+        config(batch_size=128, minibatch_size=64, microbatch_size=64, learning_rate=3e-3, kl_coef=0.02, value_coef=0.5),
     )
-    metrics = [trainer.step() for _ in range(25)]
+    metrics = [trainer.step() for _ in range(10)]
     rewards = [float(m["reward"] or 0) for m in metrics]
     assert rewards[-1] > rewards[0] + 0.5
     assert float(metrics[-1]["value_loss"] or 0) < float(metrics[0]["value_loss"] or 0) / 2
@@ -216,6 +215,32 @@ def test_the_reward_sees_what_it_is_configured_to(reward_on: str, start: str) ->
     assert not any("<" in text for text in seen), "end-of-text and padding are not shown"
 
 
+def only_letters(prompts: Tensor, responses: Tensor, logits: Tensor) -> Tensor:
+    return torch.cat([torch.full_like(logits[:, :2], -torch.inf), logits[:, 2:]], dim=1)
+
+
+def test_constraint_and_entropy_bonus_together() -> None:
+    free = PPOTrainer(tiny_policy(), [[2]], worth, config(entropy_coef=0.0), constraint=only_letters)
+    rewarded = PPOTrainer(tiny_policy(), [[2]], worth, config(entropy_coef=1.0), constraint=only_letters)
+    narrow, wide = ([trainer.step() for _ in range(4)][-1] for trainer in (free, rewarded))
+    assert narrow["length"] == wide["length"] == 4, "it may not end"
+    assert math.log(len(WORDS) - 2) >= float(wide["entropy"] or 0) > float(narrow["entropy"] or 0)
+
+
+def test_a_sampler_of_one_s_own() -> None:
+    def always(prompts: Tensor, prompt_mask: Tensor, uniforms: Tensor, sampling: SamplingConfig) -> Rollout:
+        responses = torch.tensor([[4, 5, END, PAD]]).expand(len(prompts), -1)
+        return Rollout(prompts, prompt_mask, responses, responses != PAD)
+
+    said: list[str] = []
+    reward = lambda texts: said.extend(texts) or worth(texts)  # noqa: E731
+    metrics = PPOTrainer(tiny_policy(), [[2]], reward, config(), sampler=always).step()
+    assert set(said) == {"c d"}
+    assert metrics["length"] == 3
+    with pytest.raises(UserError, match="constraint: given together with a sampler"):
+        PPOTrainer(tiny_policy(), [[2]], worth, config(), constraint=only_letters, sampler=always)
+
+
 def test_prompts_come_in_shuffled_passes() -> None:
     trainer = PPOTrainer(tiny_policy(), [[2 + place] for place in range(6)], worth, config(batch_size=8))
     drawn = []
@@ -232,6 +257,7 @@ def test_prompts_come_in_shuffled_passes() -> None:
     [
         ({"batch_size": 10, "minibatch_size": 4}, "batch_size 10 is not a multiple of minibatch_size 4"),
         ({"clip": 1.5}, "key 'clip'"),
+        ({"kl_coef": 0, "kl_target": 6}, "kl_target multiplies kl_coef, which is 0"),
         ({"sampling": {"temperature": 0}}, "key 'sampling.temperature'"),
         ({"cliprange": 0.2}, "unknown key 'cliprange'"),
     ],
@@ -270,8 +296,10 @@ def broken(texts: list[str]) -> list[float]:
         (lambda texts: [None] * len(texts), "returned None at position 0"),
         (lambda texts: [1.0] * (len(texts) - 1), "returned 15 scores for 16 texts"),
         (lambda texts: 1.0, "returned float scores for 16 texts"),
+        (lambda texts: torch.tensor(1.0), "returned Tensor scores for 16 texts"),
+        (lambda texts: torch.ones(16, 2), r"returned tensor\(\[1., 1.\]\) at position 0"),
     ],
-    ids=["raises", "nan", "infinite", "none", "short", "scalar"],
+    ids=["raises", "nan", "infinite", "none", "short", "scalar", "scalar tensor", "table"],
 )
 def test_a_reward_that_fails_stops_and_keeps_everything(reward: Any, message: str, tmp_path: Path) -> None:
     policy = tiny_policy()
@@ -325,6 +353,7 @@ def test_checkpoints_hold_no_pickle_and_are_refused_when_wrong(tmp_path: Path) -
     other = PPOTrainer(tiny_policy(), [[2]], worth, config(clip=0.1))
     with pytest.raises(UserError, match=r"made with clip 0.2; expected 0.1"):
         other.load(tmp_path / "here")
-    other = PPOTrainer(tiny_policy(rank=4), [[2]], worth, config())
-    with pytest.raises(UserError, match="an adapter of another base or other settings"):
-        other.load(tmp_path / "here")
+    for lora in (LoraSettings(rank=4, alpha=16), LoraSettings(rank=8, alpha=8)):
+        other = PPOTrainer(Policy(tiny_model(), tiny_tokeniser(), lora), [[2]], worth, config())
+        with pytest.raises(UserError, match="an adapter of another base or other settings"):
+            other.load(tmp_path / "here")

@@ -1,0 +1,220 @@
+"""Realignment on one or several workers: the Ray Train and Ray Tune wrappers around `consilience.realign`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray.train
+import torch
+from pydantic import Field
+from ray import tune
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.torch import TorchTrainer
+from ray.tune import ResultGrid, TuneConfig, Tuner
+from ray.tune.schedulers import ASHAScheduler
+from safetensors.torch import load_file, save_file
+
+from consilience.config import Config
+from consilience.errors import UserError
+from consilience.files import write_json
+from consilience.lm.annotators import TransformersAnnotator
+from consilience.lm.language_model import LanguageModel, load_model
+from consilience.realign.audit import audit
+from consilience.realign.objective import Head
+from consilience.realign.pair import Pair, build_trainer, make_readable
+from consilience.realign.settings import TrainingConfig
+from consilience.realign.training import LAMBDA0, TOKENS, Fit, Metrics, PairTrainer
+
+
+class WorkersConfig(Config):
+    """Where a pair is trained. Any number of workers computes the same numbers, up to rounding."""
+
+    workers: int = Field(1, ge=1, description="processes that share every batch of a pair")
+    num_cpus: float = Field(1, gt=0, description="CPU cores of one worker")
+    num_gpus: float = Field(0, ge=0, description="GPUs of one worker")
+    checkpoint_items: int = Field(5_000, ge=1, description="items read for training between checkpoints")
+    max_failures: int = Field(3, ge=0, description="restarts from the last checkpoint before a pair is given up")
+    cache_gb: float = Field(4.0, ge=0, description="prefix cache of a worker that is held in memory; larger: on disk")
+
+
+class TuneSettings(Config):
+    """A search over lambda, learning rates and head by Ray Tune; trials that fall behind are stopped (ASHA)."""
+
+    trials: int = Field(12, ge=1)
+    grace_epochs: int = Field(2, ge=1, description="epochs that every trial has")
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a finished pair leaves.
+
+    Attributes:
+        predictions: for each arm (n,) scores of held-out items, NaN elsewhere.
+        scores: (n,) scores of the realigned model for every item.
+        fit: rows and head for use.
+        word: the theory word's own sub-tokens.
+        audits: drift for the default lambda ("tokens") and for lambda = 0 ("lambda0").
+        history: metrics of every epoch.
+    """
+
+    predictions: dict[str, npt.NDArray[np.float64]]
+    scores: npt.NDArray[np.float64]
+    fit: Fit
+    word: tuple[int, ...]
+    audits: dict[str, Any]
+    history: list[Metrics]
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def train_pair(pair: Pair, config: TrainingConfig, workers: WorkersConfig, storage: Path, name: str) -> Path:
+    """Train one pair by a TorchTrainer of its own; a task, so that several pairs run side by side.
+
+    A worker that dies takes its group back to the last checkpoint. The same `storage` (which all nodes can see) and
+    `name` go on where an earlier call stopped.
+
+    Returns:
+        folder of the last checkpoint, for `read_trained`.
+
+    Raises:
+        UserError: the model or its tokeniser does not allow it.
+    """
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"pair": pair, "config": config, "workers": workers, "scratch": storage / name / "cache"},
+        scaling_config=ScalingConfig(
+            num_workers=workers.workers,
+            use_gpu=workers.num_gpus > 0,
+            resources_per_worker={"CPU": workers.num_cpus, "GPU": workers.num_gpus},
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(storage.absolute()),
+            failure_config=FailureConfig(max_failures=workers.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    try:
+        checkpoint = trainer.fit().checkpoint
+    except WorkerGroupError as error:
+        for failure in error.worker_failures.values():
+            cause = getattr(failure, "_base_exc", failure)
+            if isinstance(cause, UserError):
+                raise cause from None
+        raise
+    assert checkpoint is not None, "the last epoch is always saved"
+    return Path(checkpoint.path)
+
+
+def read_trained(folder: Path) -> Trained:
+    """Read the last checkpoint of a finished pair."""
+    tensors = load_file(folder / "trainer.safetensors")
+    final = json.loads((folder / "final.json").read_text(encoding="utf-8"))
+    history = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))["history"]
+    state = load_file(folder / "head.safetensors")
+    head = Head(len(state["centre"]), final["head"]).requires_grad_(False)
+    head.load_state_dict(state)
+    prefix = "predictions."
+    predictions = {name.removeprefix(prefix): t.numpy() for name, t in tensors.items() if name.startswith(prefix)}
+    fit = Fit(tensors[f"fits.{TOKENS}.rows"], head)
+    return Trained(predictions, tensors["scores"].numpy(), fit, tuple(final["word"]), final["audits"], history)
+
+
+def _work(settings: dict[str, Any]) -> None:
+    workers: WorkersConfig = settings["workers"]
+    pair: Pair = settings["pair"]
+    context = ray.train.get_context()
+    model = _load(pair.annotator, workers)
+    rank, size = context.get_world_rank(), context.get_world_size()
+    readable = make_readable(model, pair, settings["scratch"], workers.cache_gb * 1e9, rank, size)
+    trainer = build_trainer(readable, pair, settings["config"])
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            trainer.load(Path(folder))
+    with trainer.reading():
+        read = 0
+        while not trainer.finished:
+            read += trainer.step_items
+            metrics = trainer.step()
+            if read >= workers.checkpoint_items and not trainer.finished:
+                _report(trainer, metrics, rank)
+                read = 0
+    _report(trainer, trainer.history[-1], rank, final=(model, pair))
+
+
+def _report(trainer: PairTrainer, metrics: Metrics, rank: int, final: tuple[LanguageModel, Pair] | None = None) -> None:
+    """Report to Ray Train, with a checkpoint from rank 0. A report takes Ray Train two seconds, so not every epoch."""
+    with TemporaryDirectory() as scratch:
+        saved = None
+        if rank == 0:
+            folder = Path(scratch) / "checkpoint"
+            trainer.save(folder)
+            if final is not None:
+                _save_final(trainer, *final, folder)
+            saved = Checkpoint.from_directory(str(folder))
+        ray.train.report(metrics, checkpoint=saved)
+
+
+def _save_final(trainer: PairTrainer, model: LanguageModel, pair: Pair, folder: Path) -> None:
+    head = trainer.fit.head
+    save_file(
+        {name: value.cpu().contiguous() for name, value in head.state_dict().items()}, folder / "head.safetensors"
+    )
+    audits = {
+        arm: audit(model, pair.theory, trainer.word.ids, trainer.fits[arm].rows)
+        for arm in (TOKENS, LAMBDA0)
+        if arm in trainer.fits
+    }
+    write_json(folder / "final.json", {"head": head.kind, "word": trainer.word.ids, "audits": audits})
+
+
+def _load(annotator: TransformersAnnotator, workers: WorkersConfig) -> LanguageModel:
+    torch.set_num_threads(max(1, int(workers.num_cpus)))
+    return load_model(annotator.source, annotator.revision, annotator.dtype)
+
+
+def tune_pair(
+    pair: Pair, config: TrainingConfig, workers: WorkersConfig, search: TuneSettings, storage: Path, name: str
+) -> TrainingConfig:
+    """The settings with the least JS on dev that Ray Tune finds for the arm "tokens" on the first split.
+
+    Lambda is 0, 0.1, 1 or 10, the head linear or mlp; learning rates are log-uniform about those of `config`. `config`
+    itself is the first trial.
+    """
+    space = {
+        "cosine_weight": tune.choice([0.0, 0.1, 1.0, 10.0]),
+        "head": tune.choice(["linear", "mlp"]),
+        "token_learning_rate": tune.loguniform(config.token_learning_rate / 10, config.token_learning_rate * 10),
+        "head_learning_rate": tune.loguniform(config.head_learning_rate / 10, config.head_learning_rate * 10),
+    }
+    trial = tune.with_parameters(_trial, pair=pair, config=config, workers=workers)
+    first = {key: getattr(config, key) for key in space}
+    results: ResultGrid = Tuner(
+        tune.with_resources(trial, {"CPU": workers.num_cpus, "GPU": workers.num_gpus}),
+        param_space=space,
+        tune_config=TuneConfig(
+            metric="js_dev",
+            mode="min",
+            num_samples=search.trials,
+            search_alg=tune.search.BasicVariantGenerator(points_to_evaluate=[first], random_state=pair.seed),
+            scheduler=ASHAScheduler(max_t=config.epochs, grace_period=min(search.grace_epochs, config.epochs)),
+        ),
+        run_config=tune.RunConfig(name=name, storage_path=str(storage.absolute()), verbose=0),
+    ).fit()
+    best: dict[str, Any] = results.get_best_result(scope="all").config or {}
+    return config.model_copy(update={key: best[key] for key in space})
+
+
+def _trial(space: dict[str, Any], pair: Pair, config: TrainingConfig, workers: WorkersConfig) -> None:
+    model = _load(pair.annotator, workers)
+    chosen = config.model_copy(update=space)
+    with TemporaryDirectory() as scratch:
+        readable = make_readable(model, pair, Path(scratch), workers.cache_gb * 1e9)
+        trainer = build_trainer(readable, pair, chosen, arms=(TOKENS,), splits=1)
+        with trainer.reading():
+            while not trainer.finished:
+                tune.report(dict(trainer.step()))
