@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import ray.train
 import torch
-from pydantic import Field
 from ray import tune
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
@@ -18,7 +17,6 @@ from ray.tune import ResultGrid, TuneConfig, Tuner
 from ray.tune.schedulers import ASHAScheduler
 from safetensors.torch import load_file, save_file
 
-from consilience.config import Config
 from consilience.errors import UserError
 from consilience.files import write_json
 from consilience.lm.annotators import TransformersAnnotator
@@ -26,26 +24,8 @@ from consilience.lm.language_model import LanguageModel, load_model
 from consilience.realign.audit import audit
 from consilience.realign.objective import Head
 from consilience.realign.pair import Pair, build_trainer, make_readable
-from consilience.realign.settings import TrainingConfig
+from consilience.realign.settings import TrainingConfig, TuneSettings, WorkersConfig
 from consilience.realign.training import LAMBDA0, TOKENS, Fit, Metrics, PairTrainer
-
-
-class WorkersConfig(Config):
-    """Where a pair is trained. Any number of workers computes the same numbers, up to rounding."""
-
-    workers: int = Field(1, ge=1, description="processes that share every batch of a pair")
-    num_cpus: float = Field(1, gt=0, description="CPU cores of one worker")
-    num_gpus: float = Field(0, ge=0, description="GPUs of one worker")
-    checkpoint_items: int = Field(5_000, ge=1, description="items read for training between checkpoints")
-    max_failures: int = Field(3, ge=0, description="restarts from the last checkpoint before a pair is given up")
-    cache_gb: float = Field(4.0, ge=0, description="prefix cache of a worker that is held in memory; larger: on disk")
-
-
-class TuneSettings(Config):
-    """A search over lambda, learning rates and head by Ray Tune; trials that fall behind are stopped (ASHA)."""
-
-    trials: int = Field(12, ge=1)
-    grace_epochs: int = Field(2, ge=1, description="epochs that every trial has")
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,10 +9,10 @@ import sys
 
 from pydantic import Field
 
+from consilience.realign.settings import RealignOptions
 from consilience.runs import Run
 from jobs import aggregate, annotate
 from jobs.cli import Job, Summary, main, show_report
-from jobs.realign import RealignOptions, within
 
 
 class PipelineConfig(annotate.AnnotateConfig, aggregate.ConsensusConfig):
@@ -35,7 +35,11 @@ def execute(config: PipelineConfig, run: Run) -> Summary:
     if config.repeats is None and (run / "repeats.parquet").is_file():
         config = config.model_copy(update={"repeats": run / "repeats.parquet"})
     found = {**judged, **aggregate.aggregate(run / "annotations.parquet", config, run)}
-    return {**found, **within(run, config.realignment, config.seed)} if config.realign else found
+    if not config.realign:
+        return found
+    from jobs.realign import within  # here, because torch takes seconds to import and most runs need none in the driver
+
+    return {**found, **within(run, config.realignment, config.seed)}
 
 
 JOB = Job("pipeline", __doc__, PipelineConfig, plan, execute, inputs=("dilemmas", "gold", "votes"), show=show_report)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,8 @@ import pyarrow as pa
 from pydantic import Field, TypeAdapter
 
 from actors.cluster import connect, gather
-from actors.realign_worker import Trained, TuneSettings, WorkersConfig, read_trained, train_pair, tune_pair
-from consilience.config import Config, parse_config
+from actors.realign_worker import Trained, read_trained, train_pair, tune_pair
+from consilience.config import parse_config
 from consilience.consensus.em import TruncatedNormalEM
 from consilience.consensus.matrix import ScoreMatrix
 from consilience.consensus.misalignment import worst_flagged
@@ -32,7 +32,7 @@ from consilience.realign.artefact import Artefact, Description
 from consilience.realign.certificate import KEPT, RAW, HeldOut, before_after, judge, verdict
 from consilience.realign.gate import GateReport, assess
 from consilience.realign.pair import Pair
-from consilience.realign.settings import GateConfig, SplitConfig, TrainingConfig
+from consilience.realign.settings import RealignOptions, TrainingConfig
 from consilience.realign.split import split_items
 from consilience.realign.target import Target, leave_one_out
 from consilience.realign.training import HEAD, LAMBDA0, TOKENS
@@ -54,22 +54,6 @@ from jobs.cli import Job, Summary, main, show_report
 
 STOPPED = "stopped"
 _ARMS = (RAW, HEAD, TOKENS, LAMBDA0)
-
-
-class RealignOptions(Config):
-    """Which pairs, and how they are trained. Only annotators of kind transformers can be realigned: vLLM shows neither
-    embeddings nor hidden states, an API model nothing at all, and a synthetic annotator has none."""
-
-    pairs: Literal["flagged", "worst"] | tuple[str, ...] = Field(
-        "flagged",
-        description="flagged: at most two per annotator; worst: the worst of these; or [annotator/theory, ...]",
-    )
-    training: TrainingConfig = Field(TrainingConfig(), description="lambda, learning rates, head, epochs, patience")
-    split: SplitConfig = Field(SplitConfig(), description="80/10/10, or folds where items are few")
-    gate: GateConfig = Field(GateConfig(), description="what the consensus must be to serve as a target")
-    force: bool = Field(False, description="train where the gate says that the consensus is too weak")
-    workers: WorkersConfig = Field(WorkersConfig(), description="workers, num_cpus, num_gpus, checkpoints, failures")
-    tune: TuneSettings | None = Field(None, description="search lambda, learning rates and head first, by dev JS")
 
 
 class RealignConfig(RealignOptions):

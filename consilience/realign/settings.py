@@ -35,3 +35,37 @@ class GateConfig(Config):
     min_stability: float = Field(0.8, ge=0, le=1, description="share of labels that a bootstrap of the items keeps")
     min_votes: float = Field(2.5, ge=0, description="effective number of independent annotators")
     draws: int = Field(50, ge=2, description="bootstrap resamples")
+
+
+class WorkersConfig(Config):
+    """Where a pair is trained. Any number of workers computes the same numbers, up to rounding."""
+
+    workers: int = Field(1, ge=1, description="processes that share every batch of a pair")
+    num_cpus: float = Field(1, gt=0, description="CPU cores of one worker")
+    num_gpus: float = Field(0, ge=0, description="GPUs of one worker")
+    checkpoint_items: int = Field(5_000, ge=1, description="items read for training between checkpoints")
+    max_failures: int = Field(3, ge=0, description="restarts from the last checkpoint before a pair is given up")
+    cache_gb: float = Field(4.0, ge=0, description="prefix cache of a worker that is held in memory; larger: on disk")
+
+
+class TuneSettings(Config):
+    """A search over lambda, learning rates and head by Ray Tune; trials that fall behind are stopped (ASHA)."""
+
+    trials: int = Field(12, ge=1)
+    grace_epochs: int = Field(2, ge=1, description="epochs that every trial has")
+
+
+class RealignOptions(Config):
+    """Which pairs, and how they are trained. Only annotators of kind transformers can be realigned: vLLM shows neither
+    embeddings nor hidden states, an API model nothing at all, and a synthetic annotator has none."""
+
+    pairs: Literal["flagged", "worst"] | tuple[str, ...] = Field(
+        "flagged",
+        description="flagged: at most two per annotator; worst: the worst of these; or [annotator/theory, ...]",
+    )
+    training: TrainingConfig = Field(TrainingConfig(), description="lambda, learning rates, head, epochs, patience")
+    split: SplitConfig = Field(SplitConfig(), description="80/10/10, or folds where items are few")
+    gate: GateConfig = Field(GateConfig(), description="what the consensus must be to serve as a target")
+    force: bool = Field(False, description="train where the gate says that the consensus is too weak")
+    workers: WorkersConfig = Field(WorkersConfig(), description="workers, num_cpus, num_gpus, checkpoints, failures")
+    tune: TuneSettings | None = Field(None, description="search lambda, learning rates and head first, by dev JS")

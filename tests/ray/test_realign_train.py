@@ -14,10 +14,10 @@ import pytest
 import ray
 import torch
 
-from actors.realign_worker import TuneSettings, WorkersConfig, read_trained, train_pair, tune_pair
+from actors.realign_worker import read_trained, train_pair, tune_pair
 from consilience.lm.language_model import load_model
 from consilience.realign.pair import build_trainer, make_readable
-from consilience.realign.settings import TrainingConfig
+from consilience.realign.settings import TrainingConfig, TuneSettings, WorkersConfig
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from realign_models import pair, save
