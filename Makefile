@@ -9,7 +9,7 @@ UV := $(VENV)/bin/uv
 FIND_LINKS := $(strip $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 TORCH := $(if $(FIND_LINKS),--find-links "$(FIND_LINKS)",--torch-backend auto)
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench chaos clean
 
 setup: $(VENV)/.ready
 
@@ -33,6 +33,10 @@ test: lint
 
 bench: setup
 	$(VENV)/bin/pytest tests/benchmarks -m bench -s
+
+# Slow tests of faults and of whole trainings on Ray, left out of `make test`.
+chaos: setup
+	$(VENV)/bin/pytest -m chaos
 
 clean:
 	rm -rf $(VENV) runs

@@ -9,10 +9,11 @@ from consilience.realign.artefact import Artefact
 from jobs.cli import main
 from jobs.pipeline import JOB
 
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.timeout(300)
 def test_the_worst_pair_is_realigned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert main(JOB, ["--config", "configs/smoke/realign.yaml", "--out", str(tmp_path / "run")]) == 0

@@ -68,6 +68,7 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         shutil.rmtree(environment["RAY_TMPDIR"], ignore_errors=True)
 
 
+@pytest.mark.timeout(480)
 def test_the_pipeline_runs_as_a_submitted_job(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     address, environment = head
     out = tmp_path / "run"
@@ -75,7 +76,7 @@ def test_the_pipeline_runs_as_a_submitted_job(head: tuple[str, dict[str, str]], 
         *(BIN / "ray", "job", "submit", "--address", address, "--working-dir", ".", "--entrypoint-num-cpus", "0.1"),
         *("--", "python", "-m", "jobs.pipeline", "--config", "configs/smoke/pipeline.yaml", "--out", str(out)),
     ]
-    job = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    job = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
     assert job.returncode == 0, job.stdout + job.stderr
     manifest = read_manifest(out)
     assert manifest["status"] == "done"

@@ -23,6 +23,8 @@ from consilience.ppo.trainer import Metrics, PPOConfig, PPOTrainer
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
 
+pytestmark = pytest.mark.chaos
+
 WORDS = ["<pad>", "<end>", *"abcdefgh"]
 CONFIG = PPOConfig(
     updates=4,

@@ -20,6 +20,8 @@ from jobs.cli import main
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from realign_models import save
 
+pytestmark = pytest.mark.chaos
+
 ITEMS = 14
 TRAINING = {"epochs": 2, "warmup_epochs": 2, "patience": 2, "batch_size": 4}
 

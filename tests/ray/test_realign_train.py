@@ -22,6 +22,8 @@ from consilience.realign.settings import TrainingConfig, TuneSettings, WorkersCo
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from realign_models import pair, save
 
+pytestmark = pytest.mark.chaos
+
 CONFIG = TrainingConfig(epochs=25, patience=25, warmup_epochs=1, batch_size=8)
 
 
