@@ -12,7 +12,7 @@ from consilience.consensus.agreement import effective_annotators, error_correlat
 from consilience.consensus.bootstrap import alpha_interval
 from consilience.consensus.calibrated import CalibratedModel
 from consilience.consensus.families import families, residual_correlation
-from consilience.consensus.groups import contested, group_consensus
+from consilience.consensus.groups import CONTESTED_Q, contested, group_consensus
 from consilience.consensus.influence import MIN_ANNOTATORS, influence
 from consilience.consensus.matrix import ScoreMatrix
 from consilience.consensus.people import against_people, calibration_curve
@@ -32,9 +32,6 @@ from consilience.tables import (
 from jobs.cli import Summary
 
 Floats = npt.NDArray[np.float64]
-
-CONTESTED_Q = 0.05
-"""Expected share of false finds among the tasks that are called contested."""
 
 
 def write_pool_tables(

@@ -14,6 +14,9 @@ from consilience.errors import UserError
 
 Floats = NDArray[np.float64]
 
+CONTESTED_Q = 0.05
+"""Expected share of false finds among the tasks that are called contested."""
+
 
 def group_consensus(matrix: ScoreMatrix, groups: Mapping[str, str]) -> pd.DataFrame:
     """The consensus of each group of annotators on its own, as `consensus.calibrated` has it of the whole pool.

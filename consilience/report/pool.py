@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from consilience.consensus.groups import CONTESTED_Q
 from consilience.report import plots
 from consilience.report.contents import RunContents, texts_of
 from consilience.report.text import is_missing
@@ -16,7 +17,6 @@ LARGEST_MAP = 20
 """With more annotators than this, the correlations are given as those of each annotator's nearest neighbour alone."""
 
 CONTESTED_SHOWN = 8
-CONTESTED_Q = 0.05
 CONTESTED_LIKELY = 0.5
 
 Section = dict[str, Any] | None
