@@ -13,6 +13,9 @@ from ray.exceptions import RayTaskError
 
 from consilience.errors import UserError
 
+KEEP_FREED_MEMORY = "glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=268435456:glibc.malloc.hugetlb=1"
+"""glibc gives large tensors back to the kernel, which hands them out page by page: a tenth of a forward pass."""
+
 
 def connect() -> None:
     """Connect once per process. `ray job submit` sets the address; without one a local cluster starts.
@@ -25,6 +28,7 @@ def connect() -> None:
         options: dict[str, Any] = {"address": os.environ.get("RAY_ADDRESS")}
         if not options["address"]:
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+            os.environ.setdefault("GLIBC_TUNABLES", KEEP_FREED_MEMORY)
             # Without "local" Ray joins the last cluster started here, dead or alive.
             options = {"address": "local", "include_dashboard": False}
             _listen_on_loopback_only()

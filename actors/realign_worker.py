@@ -11,20 +11,18 @@ import numpy.typing as npt
 import ray.train
 import torch
 from ray import tune
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchTrainer
+from ray.train import Checkpoint
 from ray.tune import ResultGrid, TuneConfig, Tuner
 from ray.tune.schedulers import ASHAScheduler
 from safetensors.torch import load_file, save_file
 
-from consilience.errors import UserError
+from actors.training import run_workers
 from consilience.files import write_json
-from consilience.lm.annotators import TransformersAnnotator
 from consilience.lm.language_model import LanguageModel, load_model
 from consilience.realign.audit import audit
 from consilience.realign.objective import Head
 from consilience.realign.pair import Pair, build_trainer, make_readable
-from consilience.realign.settings import TrainingConfig, TuneSettings, WorkersConfig
+from consilience.realign.settings import RealignWorkersConfig, TrainingConfig, TuneSettings
 from consilience.realign.training import LAMBDA0, TOKENS, Fit, Metrics, PairTrainer
 
 
@@ -50,11 +48,10 @@ class Trained:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def train_pair(pair: Pair, config: TrainingConfig, workers: WorkersConfig, storage: Path, name: str) -> Path:
+def train_pair(pair: Pair, config: TrainingConfig, workers: RealignWorkersConfig, storage: Path, name: str) -> Path:
     """Train one pair by a TorchTrainer of its own; a task, so that several pairs run side by side.
 
-    A worker that dies takes its group back to the last checkpoint. The same `storage` (which all nodes can see) and
-    `name` go on where an earlier call stopped.
+    See `run_workers`.
 
     Returns:
         folder of the last checkpoint, for `read_trained`.
@@ -62,31 +59,10 @@ def train_pair(pair: Pair, config: TrainingConfig, workers: WorkersConfig, stora
     Raises:
         UserError: the model or its tokeniser does not allow it.
     """
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={"pair": pair, "config": config, "workers": workers, "scratch": storage / name / "cache"},
-        scaling_config=ScalingConfig(
-            num_workers=workers.workers,
-            use_gpu=workers.num_gpus > 0,
-            resources_per_worker={"CPU": workers.num_cpus, "GPU": workers.num_gpus},
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=str(storage.absolute()),
-            failure_config=FailureConfig(max_failures=workers.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-        ),
+    scratch = storage / name / "cache"
+    return run_workers(
+        _work, {"pair": pair, "config": config, "workers": workers, "scratch": scratch}, workers, storage, name
     )
-    try:
-        checkpoint = trainer.fit().checkpoint
-    except WorkerGroupError as error:
-        for failure in error.worker_failures.values():
-            cause = getattr(failure, "_base_exc", failure)
-            if isinstance(cause, UserError):
-                raise cause from None
-        raise
-    assert checkpoint is not None, "the last epoch is always saved"
-    return Path(checkpoint.path)
 
 
 def read_trained(folder: Path) -> Trained:
@@ -104,10 +80,10 @@ def read_trained(folder: Path) -> Trained:
 
 
 def _work(settings: dict[str, Any]) -> None:
-    workers: WorkersConfig = settings["workers"]
+    workers: RealignWorkersConfig = settings["workers"]
     pair: Pair = settings["pair"]
     context = ray.train.get_context()
-    model = _load(pair.annotator, workers)
+    model = load_model(pair.annotator.source, pair.annotator.revision, pair.annotator.dtype)
     rank, size = context.get_world_rank(), context.get_world_size()
     readable = make_readable(model, pair, settings["scratch"], workers.cache_gb * 1e9, rank, size)
     trainer = build_trainer(readable, pair, settings["config"])
@@ -152,13 +128,8 @@ def _save_final(trainer: PairTrainer, model: LanguageModel, pair: Pair, folder: 
     write_json(folder / "final.json", {"head": head.kind, "word": trainer.word.ids, "audits": audits})
 
 
-def _load(annotator: TransformersAnnotator, workers: WorkersConfig) -> LanguageModel:
-    torch.set_num_threads(max(1, int(workers.num_cpus)))
-    return load_model(annotator.source, annotator.revision, annotator.dtype)
-
-
 def tune_pair(
-    pair: Pair, config: TrainingConfig, workers: WorkersConfig, search: TuneSettings, storage: Path, name: str
+    pair: Pair, config: TrainingConfig, workers: RealignWorkersConfig, search: TuneSettings, storage: Path, name: str
 ) -> TrainingConfig:
     """The settings with the least JS on dev that Ray Tune finds for the arm "tokens" on the first split.
 
@@ -189,8 +160,9 @@ def tune_pair(
     return config.model_copy(update={key: best[key] for key in space})
 
 
-def _trial(space: dict[str, Any], pair: Pair, config: TrainingConfig, workers: WorkersConfig) -> None:
-    model = _load(pair.annotator, workers)
+def _trial(space: dict[str, Any], pair: Pair, config: TrainingConfig, workers: RealignWorkersConfig) -> None:
+    torch.set_num_threads(max(1, int(workers.num_cpus)))
+    model = load_model(pair.annotator.source, pair.annotator.revision, pair.annotator.dtype)
     chosen = config.model_copy(update=space)
     with TemporaryDirectory() as scratch:
         readable = make_readable(model, pair, Path(scratch), workers.cache_gb * 1e9)

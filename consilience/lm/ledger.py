@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from consilience.errors import UserError
+from consilience.files import digest_json, write_text
 
 
 class Ledger:
@@ -26,6 +27,7 @@ class Ledger:
         self.cost_usd = 0.0
         self._folder = folder
         self._path = _new_path(folder)
+        self._salt: str | None = None
         self._places: dict[str, tuple[Path, int]] = {}
         for path in sorted(folder.glob("*.jsonl")):
             for offset, line in _lines(path):
@@ -42,6 +44,22 @@ class Ledger:
             file.seek(offset)
             answer: dict[str, Any] = json.loads(file.readline())["answer"]
         return answer
+
+    def idempotency_key(self, key: str) -> str:
+        """The request's name at the server: the same for every process that works in this folder, another elsewhere.
+
+        So what was in flight when a process was killed is not charged twice, and a request made a second time on
+        purpose, in a folder of its own, is answered anew.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        if self._salt is None:
+            path = self._folder / "salt"
+            if not path.exists():
+                write_text(path, uuid.uuid4().hex)
+            self._salt = path.read_text()
+        return digest_json([self._salt, key])
 
     def reserve(self, key: str, usd: float) -> None:
         """Record, before it is sent, the most that a request can cost.

@@ -63,8 +63,8 @@ class _ErrorBody(BaseModel):
 class ChatClient:
     """Asks one model of one server, for one annotator.
 
-    A request is identified by the digest of its address and body, which is its `Idempotency-Key` and its place in the
-    ledger: one that was answered before is not sent. Failures that time may cure (connection, time-out, 408, 409,
+    A request is identified by the digest of its address and body, its place in the ledger: one that was answered
+    before is not sent. Failures that time may cure (connection, time-out, 408, 409,
     429, 5xx, a body that is no completion) are retried with exponential back-off and jitter; a `Retry-After` holds
     every request back. The highest price of each request is reserved before it is sent, and stays reserved where the
     server may have charged for an answer that did not arrive.
@@ -160,9 +160,10 @@ class ChatClient:
         return reply
 
     async def _send(self, http: httpx2.AsyncClient, key: str, body: dict[str, Any]) -> Reply:
+        headers = {"Idempotency-Key": self._ledger.idempotency_key(key)}
         try:
             async with asyncio.timeout(self._config.timeout):
-                response = await http.post(self._url, json=body, headers={"Idempotency-Key": key})
+                response = await http.post(self._url, json=body, headers=headers)
         except TimeoutError:
             raise _UnansweredError(f"no answer within {self._config.timeout:g} s", charged=True) from None
         except (httpx2.ConnectError, httpx2.ConnectTimeout):

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from consilience.config import Config
+from consilience.workers import WorkersConfig
 
 
 class TrainingConfig(Config):
@@ -37,14 +38,10 @@ class GateConfig(Config):
     draws: int = Field(50, ge=2, description="bootstrap resamples")
 
 
-class WorkersConfig(Config):
-    """Where a pair is trained. Any number of workers computes the same numbers, up to rounding."""
+class RealignWorkersConfig(WorkersConfig):
+    """Where a pair is trained."""
 
-    workers: int = Field(1, ge=1, description="processes that share every batch of a pair")
-    num_cpus: float = Field(1, gt=0, description="CPU cores of one worker")
-    num_gpus: float = Field(0, ge=0, description="GPUs of one worker")
     checkpoint_items: int = Field(5_000, ge=1, description="items read for training between checkpoints")
-    max_failures: int = Field(3, ge=0, description="restarts from the last checkpoint before a pair is given up")
     cache_gb: float = Field(4.0, ge=0, description="prefix cache of a worker that is held in memory; larger: on disk")
 
 
@@ -67,5 +64,7 @@ class RealignOptions(Config):
     split: SplitConfig = Field(SplitConfig(), description="80/10/10, or folds where items are few")
     gate: GateConfig = Field(GateConfig(), description="what the consensus must be to serve as a target")
     force: bool = Field(False, description="train where the gate says that the consensus is too weak")
-    workers: WorkersConfig = Field(WorkersConfig(), description="workers, num_cpus, num_gpus, checkpoints, failures")
+    workers: RealignWorkersConfig = Field(
+        RealignWorkersConfig(), description="workers, num_cpus, num_gpus, checkpoints, failures"
+    )
     tune: TuneSettings | None = Field(None, description="search lambda, learning rates and head first, by dev JS")

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from actors.ppo_worker import WorkersConfig, train_ppo
+from actors.ppo_worker import PPOWorkersConfig, train_ppo
 from consilience.errors import UserError
 from consilience.ppo.policy import Policy
 from consilience.ppo.rollout import SamplingConfig
@@ -84,19 +84,18 @@ def test_a_run_outlives_a_killed_worker_and_a_bad_reward(cluster: None, tmp_path
     alone = build(Reward())
     expected = [comparable(alone.step()) for _ in range(CONFIG.updates)]
     killed = tmp_path / "killed"
-    two = WorkersConfig(workers=2, checkpoint_every=1, max_failures=1)
+    two = PPOWorkersConfig(workers=2, checkpoint_every=1, max_failures=1)
     with pytest.raises(UserError, match="reward Reward returned nan at position 0; expected a finite number"):
         train_ppo(partial(build, Reward(killed)), two, tmp_path, "run")
     assert killed.exists()
     kept = [json.loads(path.read_text())["history"] for path in (tmp_path / "run").glob("checkpoint_*/trainer.json")]
 
-    trained = train_ppo(partial(build, Reward()), WorkersConfig(), tmp_path, "run")
+    trained = train_ppo(partial(build, Reward()), PPOWorkersConfig(), tmp_path, "run")
     assert len(trained.history) == CONFIG.updates
     assert any(trained.history[: len(history)] == history for history in kept), "it began anew"
     for ours, theirs in zip(trained.history, expected, strict=True):
         assert comparable(ours) == pytest.approx(theirs, abs=1e-5)
-    with trained.checkpoint.as_directory() as folder:
-        adapter = load_file(Path(folder) / "adapter_model.safetensors")
+    adapter = load_file(trained.checkpoint / "adapter_model.safetensors")
     for name, weights in adapter.items():
         theirs = alone.policy.trainable[name.replace(".weight", ".default.weight")]
         torch.testing.assert_close(weights, theirs, atol=1e-5, rtol=1e-4)

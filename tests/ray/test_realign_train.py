@@ -17,7 +17,7 @@ import torch
 from actors.realign_worker import read_trained, train_pair, tune_pair
 from consilience.lm.language_model import load_model
 from consilience.realign.pair import build_trainer, make_readable
-from consilience.realign.settings import TrainingConfig, TuneSettings, WorkersConfig
+from consilience.realign.settings import RealignWorkersConfig, TrainingConfig, TuneSettings
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from realign_models import pair, save
@@ -61,7 +61,7 @@ def test_two_workers_equal_one_even_when_one_dies(cluster: None, tmp_path: Path)
         target=kill_a_worker_after_the_first_checkpoint, args=(tmp_path / "pair", killed), daemon=True
     )
     killer.start()
-    workers = WorkersConfig(workers=2, max_failures=2, checkpoint_items=150)
+    workers = RealignWorkersConfig(workers=2, max_failures=2, checkpoint_items=150)
     trained = read_trained(ray.get(train_pair.remote(case, CONFIG, workers, tmp_path, "pair")))
     assert killed, "a worker was killed on the way"
     assert len(trained.history) == len(alone.history)
@@ -77,7 +77,7 @@ def test_two_workers_equal_one_even_when_one_dies(cluster: None, tmp_path: Path)
 def test_tune_returns_settings_that_are_no_worse(cluster: None, tmp_path: Path) -> None:
     case = pair(save(tmp_path / "models"), items=20)
     config = CONFIG.model_copy(update={"epochs": 4})
-    chosen = tune_pair(case, config, WorkersConfig(), TuneSettings(trials=3, grace_epochs=1), tmp_path, "search")
+    chosen = tune_pair(case, config, RealignWorkersConfig(), TuneSettings(trials=3, grace_epochs=1), tmp_path, "search")
     assert chosen.cosine_weight in (0.0, 0.1, 1.0, 10.0)
     assert chosen.epochs == 4
     best = []

@@ -194,6 +194,16 @@ OpenAIScorer(config, Path(sys.argv[2])).score(sys.argv[3:], THEORIES)
 """
 
 
+def test_another_folder_is_answered_anew(server: ChatServer, tmp_path: Path) -> None:
+    """The sample that measures a score's noise must not get the first answers again."""
+    first = score(annotator(server), tmp_path / "first")
+    assert np.array_equal(score(annotator(server), tmp_path / "first").score, first.score)
+    assert_each_billed_once(server, first.score.size)
+    score(annotator(server), tmp_path / "second")
+    assert_each_billed_once(server, 2 * first.score.size)
+    assert not server.replayed
+
+
 def test_a_killed_process_pays_for_no_answer_again(server: ChatServer, tmp_path: Path) -> None:
     server.latency = 0.02
     config = annotator(server, concurrency=4, **PRICES)

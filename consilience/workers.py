@@ -1,0 +1,14 @@
+"""Where a training runs: the part of its settings that every method shares."""
+
+from pydantic import Field
+
+from consilience.config import Config
+
+
+class WorkersConfig(Config):
+    """Where a training runs. Any number of workers computes the same numbers, up to rounding."""
+
+    workers: int = Field(1, ge=1, description="processes that share every batch")
+    num_cpus: float = Field(1, gt=0, description="CPU cores of one worker")
+    num_gpus: float = Field(0, ge=0, description="GPUs of one worker")
+    max_failures: int = Field(3, ge=0, description="restarts from the last checkpoint before the run is given up")
