@@ -37,11 +37,13 @@ from tests.benchmarks.realign_pool import SMOLLM2, annotate, posts
 
 Floats = NDArray[np.float64]
 THEORY, JUDGED = "deontology", "smollm2"
-CONFIG = TrainingConfig(epochs=6, patience=2)
-PLANTED_POSTS, PLANT_EPOCHS, PLANT_RATE = 200, 6, 0.05
+REAL, PLANTED = TrainingConfig(epochs=4, patience=2), TrainingConfig(epochs=6, patience=2)
+PLANTED_POSTS, PLANT_EPOCHS, PLANT_RATE = 200, 12, 0.1
 
 
-def arms(pair: Pair, readable: Readable, raw: Floats, seeds: int, work: Path, name: str) -> list[dict[str, Floats]]:
+def arms(
+    pair: Pair, readable: Readable, raw: Floats, seeds: int, work: Path, name: str, config: TrainingConfig
+) -> list[dict[str, Floats]]:
     """For each seed the scores of the arms on its held-out items, with "raw" and "target"; kept in `work`."""
     found = []
     for seed in range(seeds):
@@ -49,7 +51,7 @@ def arms(pair: Pair, readable: Readable, raw: Floats, seeds: int, work: Path, na
         if not path.exists():
             started = time.perf_counter()
             splits = split_items(len(pair.texts), SplitConfig(cross_fit_below=0), seed)
-            trainer = build_trainer(readable, replace(pair, splits=splits, seed=seed), CONFIG)
+            trainer = build_trainer(readable, replace(pair, splits=splits, seed=seed), config)
             with trainer.reading():
                 while not trainer.finished:
                     metrics = trainer.step()
@@ -97,7 +99,9 @@ def real(model: LanguageModel, data: Path, work: Path, seeds: int) -> None:
     started = time.perf_counter()
     readable = make_readable(model, pair, work, 8e9)
     print(f"prefix cache in {time.perf_counter() - started:.0f} s")
-    show(arms(pair, readable, raw, seeds, work, "arms"), "SmolLM2-135M under deontology, consensus of four others")
+    show(
+        arms(pair, readable, raw, seeds, work, "arms", REAL), "SmolLM2-135M under deontology, consensus of four others"
+    )
 
 
 def planted(model: LanguageModel, data: Path, work: Path, seeds: int) -> None:
@@ -124,18 +128,24 @@ def planted(model: LanguageModel, data: Path, work: Path, seeds: int) -> None:
     tau = float(np.median(before))
     aim = torch.tensor(np.clip(tau - 4.0 * (before - tau), 0.02, 0.98), dtype=torch.float32)
     rows = suffix.originals.clone().requires_grad_(True)
-    optimiser = torch.optim.AdamW([rows], lr=PLANT_RATE * float(rows.detach().square().mean().sqrt()), weight_decay=0.0)
+    optimiser = torch.optim.AdamW([rows], weight_decay=0.0)
+    size = float(rows.detach().square().mean().sqrt())
+    lowest = 1.0
     for epoch in range(PLANT_EPOCHS):
+        optimiser.param_groups[0]["lr"] = PLANT_RATE * size * (1.0 - epoch / PLANT_EPOCHS)
         with reader.attending():
             for batch in batches:
                 optimiser.zero_grad()
                 loss = bernoulli_js(score(reader.states(batch, suffix.with_rows(rows))), aim[batch]).mean()
                 loss.backward()
                 optimiser.step()
-        after = scores(rows.detach())
-        print(f"planting, epoch {epoch}: r with the former answers {np.corrcoef(before, after)[0, 1]:+.3f}", flush=True)
+        said = scores(rows.detach())
+        r = float(np.corrcoef(before, said)[0, 1])
+        if r < lowest:
+            lowest, after, turned_rows = r, said, rows.detach().clone()
+        print(f"planting, epoch {epoch}: r with the former answers {r:+.3f}", flush=True)
     with torch.no_grad():  # real weights: tied output embeddings change with them
-        model.model.get_input_embeddings().weight[list(word.ids)] = rows.to(model.model.dtype)
+        model.model.get_input_embeddings().weight[list(word.ids)] = turned_rows.to(model.model.dtype)
     inverted = make_readable(model, pair, work, 8e9)
     spoilt = replace(pair, targets=np.clip(tau + 4.0 * (before - tau), 0.02, 0.98))
     turned = np.median(after)
@@ -145,7 +155,7 @@ def planted(model: LanguageModel, data: Path, work: Path, seeds: int) -> None:
     raw = np.clip(0.5 + after - turned, 0.0, 1.0)
     aligned = replace(spoilt, targets=np.clip(0.5 + spoilt.targets - tau, 0.0, 1.0))
     show(
-        arms(aligned, inverted, raw, seeds, work, "planted"),
+        arms(aligned, inverted, raw, seeds, work, "planted", PLANTED),
         "SmolLM2-135M with planted inversion, target: its former answers",
     )
 
