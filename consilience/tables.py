@@ -281,6 +281,66 @@ ANSWERS = TableSchema(
     ),
     ("question_id", "system"),
 )
+VALUE_EXAMPLES = TableSchema(
+    "value_examples",
+    (
+        _text("item_id"),
+        _text("text"),
+        _text("situation"),
+        _text("source"),
+        _text("label_source", choices=("human", "predicted")),
+        _text("split", choices=("train", "validation", "test"), optional=True),
+        *(_share(value, nullable=True) for value in VALUE_NAMES),
+    ),
+    ("item_id",),
+)
+VALUE_METRICS = TableSchema(
+    "value_metrics",
+    (
+        _text("question", choices=("relevance", "follows")),
+        _text("value", choices=VALUE_NAMES),
+        _text("examples"),
+        _text("system", choices=("classifier", "bag_of_words", "majority")),
+        *(
+            _share(f"{what}{end}", nullable=True)
+            for what in ("auc", "accuracy", "ece")
+            for end in ("", "_low", "_high")
+        ),
+        _count("n"),
+        _count("positives"),
+        _count("situations"),
+    ),
+    ("question", "value", "examples", "system"),
+)
+VALUE_CLASSIFIERS = TableSchema(
+    "value_classifiers",
+    (
+        _text("question", choices=("relevance", "follows")),
+        _text("value", choices=VALUE_NAMES),
+        _text("verdict", choices=("usable", "refused", "untrained")),
+        _text("reason", nullable=True),
+        *(_number(f"auc_gain{end}", nullable=True) for end in ("", "_low", "_high")),
+        _number("temperature", low=0.0, nullable=True),
+        _share("threshold", nullable=True),
+        _count("train"),
+        _count("train_human"),
+    ),
+    ("question", "value"),
+)
+AGENTS = TableSchema(
+    "agents",
+    (
+        _text("value", choices=VALUE_NAMES),
+        _text("measure", choices=("reward", "judge", "kl", "length", "ended", "repetition")),
+        *(
+            _number(f"{name}{end}", nullable=True)
+            for name in ("base", "agent", "gain")
+            for end in ("", "_low", "_high")
+        ),
+        _count("n"),
+    ),
+    ("value", "measure"),
+)
 REJECTED = TableSchema("rejected", (Column("row", pa.int64(), low=1), _text("reason")), ("row", "reason"))
 
 

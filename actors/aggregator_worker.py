@@ -1,0 +1,111 @@
+"""Tuning the aggregator on one or several workers: Ray Train around `consilience.values.aggregator`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import ray.train
+import torch.distributed as dist
+from ray.train import Checkpoint
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from actors.training import run_workers
+from consilience.errors import UserError
+from consilience.files import write_json
+from consilience.values.aggregator import build_sft_trainer
+from consilience.values.aggregator_data import Answers, build_examples
+from consilience.values.base import BaseConfig, load_own
+from consilience.values.context import ContextKind
+from consilience.values.questions import Question
+from consilience.values.sft_settings import SftSettings
+from consilience.workers import WorkersConfig
+
+_HISTORY = "history.json"  # in the last checkpoint alone
+
+
+@dataclass(frozen=True)
+class AggregatorPlan:
+    """All that a process needs to tune the aggregator."""
+
+    base: BaseConfig
+    context: ContextKind
+    settings: SftSettings
+    train: list[Question]
+    validation: list[Question]
+    answers: Answers
+
+
+def tune_aggregator(
+    plan: AggregatorPlan, workers: WorkersConfig, storage: Path, name: str
+) -> tuple[Path, list[dict[str, Any]]]:
+    """Tune, or go on with a tuning of the same storage and name; see `run_workers`.
+
+    Returns:
+        folder with the best adapter (PEFT's format), and the trainer's log.
+
+    Raises:
+        UserError: settings that do not fit, or data that give no example; the last checkpoint is kept.
+    """
+    checkpoint = run_workers(
+        _work, {"plan": plan, "workers": workers, "folder": (storage / name).absolute() / "sft"}, workers, storage, name
+    )
+    return checkpoint, json.loads((checkpoint / _HISTORY).read_text(encoding="utf-8"))
+
+
+def _work(settings: dict[str, Any]) -> None:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        _tune(settings, None)
+        return
+    with checkpoint.as_directory() as folder:
+        if (Path(folder) / _HISTORY).exists():  # stopped after its last step
+            _report(Path(folder), {})
+        else:
+            _tune(settings, folder)
+
+
+def _tune(settings: dict[str, Any], resumed: str | None) -> None:
+    plan: AggregatorPlan = settings["plan"]
+    workers: WorkersConfig = settings["workers"]
+    tuning = plan.settings
+    share = tuning.microbatch_size * workers.workers
+    if tuning.batch_size % share:
+        raise UserError(f"batch_size {tuning.batch_size}: not a multiple of microbatch_size x workers, {share}")
+    model = load_own(plan.base)
+    room = min(tuning.max_tokens, model.window or tuning.max_tokens)
+    train, validation = (
+        build_examples(
+            model.tokeniser, plan.context, part, plan.answers, _end(model.model), room, tuning.max_answer_tokens
+        )
+        for part in (plan.train, plan.validation)
+    )
+    trainer = build_sft_trainer(model, train, validation, tuning, settings["folder"], workers.workers, [_Reporter()])
+    trainer.train(resume_from_checkpoint=resumed)
+    with TemporaryDirectory() as scratch:
+        if ray.train.get_context().get_world_rank() == 0:
+            tuned: Any = trainer.model
+            tuned.save_pretrained(scratch, save_embedding_layers=False)
+            write_json(Path(scratch) / _HISTORY, trainer.state.log_history)
+        _report(Path(scratch), {"steps": trainer.state.global_step})
+
+
+def _report(folder: Path, metrics: dict[str, Any]) -> None:
+    """Report to Ray Train, with `folder` as the checkpoint of rank 0."""
+    first = ray.train.get_context().get_world_rank() == 0
+    ray.train.report(metrics, checkpoint=Checkpoint.from_directory(str(folder)) if first else None)
+
+
+def _end(model: Any) -> int:
+    ends = model.generation_config.eos_token_id
+    return ends[0] if isinstance(ends, list) else ends
+
+
+class _Reporter(TrainerCallback):
+    """Hands every checkpoint of the trainer to Ray Train."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
+        if dist.is_initialized():
+            dist.barrier()
+        _report(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}", {"steps": state.global_step})

@@ -1,0 +1,86 @@
+"""Value classifiers on one or several workers: Ray Train around `consilience.values.training`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import ray.train
+from numpy.typing import NDArray
+from ray.train import Checkpoint
+from safetensors.numpy import load_file, save_file
+
+from actors.training import run_workers
+from consilience.tables import VALUE_EXAMPLES, read_table
+from consilience.values.classifier import WEIGHTS, ValueClassifier
+from consilience.values.settings import ClassifierWorkersConfig, EncoderConfig, FitConfig
+from consilience.values.training import ClassifierTrainer
+
+_LOGITS = "logits.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a finished training leaves.
+
+    Attributes:
+        weights: file of the classifier's weights.
+        logits: (n, 5) of all examples, not calibrated.
+        history: per epoch, `loss_train` and `seconds`.
+    """
+
+    weights: Path
+    logits: NDArray[np.float64]
+    history: list[dict[str, float]]
+
+
+def train_classifier(
+    examples: Path,
+    encoder: EncoderConfig,
+    fit: FitConfig,
+    seed: int,
+    workers: ClassifierWorkersConfig,
+    storage: Path,
+    name: str,
+) -> Trained:
+    """Train on the table `value_examples` in file `examples`, which every worker reads; see `run_workers`.
+
+    Raises:
+        UserError: the encoder cannot be had, or there is nothing to train on.
+    """
+    settings = {"examples": examples.absolute(), "encoder": encoder, "fit": fit, "seed": seed, "workers": workers}
+    folder = run_workers(_work, settings, workers, storage, name)
+    history = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))["history"]
+    return Trained(folder / WEIGHTS, load_file(folder / _LOGITS)["logits"], history)
+
+
+def _work(settings: dict[str, Any]) -> None:
+    workers: ClassifierWorkersConfig = settings["workers"]
+    examples = read_table(settings["examples"], VALUE_EXAMPLES).to_pandas()
+    model = ValueClassifier.build(settings["encoder"], settings["seed"])
+    trainer = ClassifierTrainer(model, examples, settings["fit"], settings["seed"])
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            trainer.load(Path(folder))
+    metrics = {"step": float(trainer.step_number)}
+    while not trainer.finished:
+        metrics = trainer.step()
+        if trainer.step_number % workers.checkpoint_batches == 0 and not trainer.finished:
+            _report(trainer, metrics)
+    _report(trainer, metrics, trainer.logits(examples["text"].tolist()))
+
+
+def _report(trainer: ClassifierTrainer, metrics: dict[str, float], logits: NDArray[np.float64] | None = None) -> None:
+    """Report to Ray Train, with a checkpoint from rank 0."""
+    with TemporaryDirectory() as scratch:
+        saved = None
+        if ray.train.get_context().get_world_rank() == 0:
+            folder = Path(scratch) / "checkpoint"
+            trainer.save(folder)
+            if logits is not None:
+                save_file({"logits": logits}, folder / _LOGITS)
+            saved = Checkpoint.from_directory(str(folder))
+        ray.train.report(metrics, checkpoint=saved)

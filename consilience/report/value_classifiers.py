@@ -1,0 +1,102 @@
+"""The page and the terminal table of trained value classifiers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from consilience.files import write_text
+from consilience.report.text import DASH, is_missing, number, percent
+from consilience.runs import read_manifest
+from consilience.tables import VALUE_CLASSIFIERS, VALUE_METRICS, read_table
+
+QUESTIONS = {
+    "follows": "Does the text follow the value? (the reward)",
+    "relevance": "Is the value at stake in the text?",
+}
+SYSTEMS = {"classifier": "classifier", "bag_of_words": "bag of words", "majority": "majority"}
+_ALL = "all"
+
+
+def write_report(folder: Path) -> Path:
+    """Render `folder`/report.html from a run of train_values; returns its path. It loads nothing and runs no script.
+
+    Raises:
+        UserError: not such a run, or the page cannot be written.
+    """
+    manifest = read_manifest(folder)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(num=number, pct=percent)
+    environment.tests["missing"] = is_missing
+    environment.globals["dash"] = DASH
+    page = environment.get_template("value_classifiers.html.jinja").render(
+        manifest=manifest,
+        folder=folder.resolve().name,
+        sections=_sections(folder, manifest),
+        systems=SYSTEMS,
+        config=yaml.safe_dump(manifest["config"], sort_keys=False, allow_unicode=True, width=100),
+        summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")),
+    )
+    write_text(folder / "report.html", page)
+    return folder / "report.html"
+
+
+def _sections(folder: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    metrics = read_table(folder / "value_metrics.parquet", VALUE_METRICS).to_pylist()
+    classifiers = read_table(folder / "value_classifiers.parquet", VALUE_CLASSIFIERS).to_pylist()
+    return [
+        {
+            "id": question,
+            "title": title,
+            "classifiers": chosen,
+            "overall": [row for row in metrics if row["question"] == question and row["examples"] == _ALL],
+            "slices": [
+                row
+                for row in metrics
+                if row["question"] == question and row["examples"] != _ALL and row["system"] == "classifier"
+            ],
+            "splits": manifest[question]["splits"],
+            "at_threshold": manifest[question]["at_threshold"],
+        }
+        for question, title in QUESTIONS.items()
+        if (chosen := [row for row in classifiers if row["question"] == question])
+    ]
+
+
+def print_classifiers(folder: Path, console: Console) -> None:
+    """Print AUC, baseline and verdict of every value, the notes, and where the report is."""
+    manifest = read_manifest(folder)
+    for section in _sections(folder, manifest):
+        table = Table(box=SIMPLE_HEAD, title=section["title"], title_justify="left", pad_edge=False)
+        for column in ("value", "AUC [95 %]", "bag of words", "accuracy", "ECE", "texts", "verdict"):
+            table.add_column(column, justify="left" if column in ("value", "verdict") else "right")
+        figures = {(row["value"], row["system"]): row for row in section["overall"]}
+        for row in section["classifiers"]:
+            own = figures.get((row["value"], "classifier"), {})
+            words = figures.get((row["value"], "bag_of_words"), {})
+            interval = f" [{number(own.get('auc_low'))}, {number(own.get('auc_high'))}]" if own else ""
+            table.add_row(
+                row["value"],
+                f"{number(own.get('auc'), 3)}{interval}",
+                number(words.get("auc"), 3),
+                number(own.get("accuracy"), 3),
+                number(own.get("ece"), 3),
+                number(own.get("n")),
+                row["verdict"],
+            )
+        console.print(table)
+    for note in manifest.get("notes", ()):
+        console.print(note, markup=False)
+    console.print(Text.assemble("report: ", (str(folder / "report.html"), "bold")), soft_wrap=True)

@@ -1,0 +1,163 @@
+"""Moral agents: adapters on one frozen base, each of which answers for one value; an aggregator is one more."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import GenerationConfig
+
+from consilience.config import Config
+from consilience.errors import UserError
+from consilience.lm.language_model import LanguageModel
+from consilience.ppo.rollout import pad_left
+from consilience.values.base import load_own
+from consilience.values.prompts import agent_prompt
+from consilience.values.saved import SavedAdapters, check_base
+
+BASE = "base"
+"""The name under which the base answers, all adapters off."""
+
+_PEFT_BASE = "__base__"  # PEFT's name for a row without an adapter
+
+
+class AnswerConfig(Config):
+    """How answers are drawn."""
+
+    max_new_tokens: int = Field(64, ge=1, description="longest answer, in tokens")
+    temperature: float = Field(0.0, ge=0, description="0 = always the likeliest token")
+    top_p: float = Field(1.0, gt=0, le=1, description="draw from the likeliest mass p")
+    batch_size: int = Field(16, ge=1, description="answers side by side")
+    seed: int = Field(0, ge=0, description="of the drawing, where temperature is above 0")
+
+
+class Agents:
+    """Named adapters on one base. Rows of a batch may each use another; a row is never touched by another's adapter.
+
+    Attributes:
+        model: the base and its tokeniser; the base is changed in place, it carries the adapters.
+        names: of the adapters, in order.
+    """
+
+    def __init__(self, model: LanguageModel, adapters: Mapping[str, Path]) -> None:
+        """Put `adapters` (name to a folder in PEFT's format, such as a checkpoint of `PPOTrainer.save`) on `model`.
+
+        Raises:
+            UserError: no adapters, a folder that holds none, or one of another base.
+        """
+        if not adapters:
+            raise UserError("adapters: none; expected at least one")
+        self.model = model
+        self.names = tuple(adapters)
+        ends = model.model.generation_config.eos_token_id
+        self._ends = ends if isinstance(ends, list) else [ends]
+        read = {name: _read(name, folder) for name, folder in adapters.items()}
+        first = self.names[0]
+        with _explained(adapters[first]):
+            self._peft = PeftModel(model.model, read[first][0], adapter_name=first)
+        for name, (settings, weights) in read.items():
+            with _explained(adapters[name]):
+                if name != first:
+                    self._peft.add_adapter(name, settings)
+                ours = get_peft_model_state_dict(self._peft, adapter_name=name, save_embedding_layers=False)
+                if {key: x.shape for key, x in weights.items()} != {key: x.shape for key, x in ours.items()}:
+                    raise ValueError("its weights have other names or shapes")
+                set_peft_model_state_dict(self._peft, weights, adapter_name=name)
+        self._peft.eval().requires_grad_(False)
+
+    def answer(self, questions: Sequence[str], names: Sequence[str], config: AnswerConfig) -> list[str]:
+        """Answers to `questions`, each by the adapter of that place in `names` (or `BASE`).
+
+        Raises:
+            UserError: an unknown name, a blank question, or no room for a prompt beside its answer.
+        """
+        room = self.room(config)
+        return self.reply([agent_prompt(self.model.tokeniser, question, room) for question in questions], names, config)
+
+    def room(self, config: AnswerConfig) -> int | None:
+        """Most tokens of a prompt; None = no limit."""
+        window = self.model.window
+        return None if window is None else window - config.max_new_tokens
+
+    def reply(self, prompts: Sequence[Sequence[int]], names: Sequence[str], config: AnswerConfig) -> list[str]:
+        """What follows `prompts` (token ids), each by the adapter of that place in `names` (or `BASE`).
+
+        Batches are of the same adapter and prompts of like length where possible, padded on the left.
+
+        Raises:
+            UserError: an unknown name.
+        """
+        for name in names:
+            if name != BASE and name not in self.names:
+                raise UserError(f"unknown agent '{name}'; expected one of {', '.join((BASE, *self.names))}")
+        replies = [""] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda place: (names[place], len(prompts[place])))
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            for start in range(0, len(order), config.batch_size):
+                batch = order[start : start + config.batch_size]
+                texts = self._continue([prompts[k] for k in batch], [names[k] for k in batch], config)
+                for place, text in zip(batch, texts, strict=True):
+                    replies[place] = text
+        return replies
+
+    def _continue(self, prompts: list[Sequence[int]], names: list[str], config: AnswerConfig) -> list[str]:
+        sampling = {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0} if config.temperature else {}
+        settings = GenerationConfig(  # type: ignore[no-untyped-call]
+            do_sample=config.temperature > 0,
+            max_new_tokens=config.max_new_tokens,
+            eos_token_id=self._ends,
+            pad_token_id=self._ends[0],
+            **sampling,
+        )
+        ids, mask = pad_left(prompts, self._ends[0], self.model.model.device)
+        with torch.inference_mode():
+            output = self._peft.generate(  # type: ignore[no-untyped-call]
+                input_ids=ids,
+                attention_mask=mask.long(),
+                generation_config=settings,
+                adapter_names=[_PEFT_BASE if name == BASE else name for name in names],
+            )
+        texts = self.model.tokeniser.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+
+def open_agents(*saved: SavedAdapters) -> Agents:
+    """All adapters of one or more run folders on one copy of their common base.
+
+    Raises:
+        UserError: the base cannot be had or is not the one that they were trained on, or a folder holds no adapter.
+    """
+    for each in saved:
+        check_base(each)
+    return Agents(load_own(saved[0].base), {name: place for each in saved for name, place in each.adapters.items()})
+
+
+def _read(name: str, folder: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
+    """Settings and weights of an adapter; only what decides its shape and scale is taken from its settings."""
+    if name == BASE or "." in name:
+        raise UserError(f"adapter '{name}': not a name for one; expected none of '{BASE}' and no dot")
+    keys = ("r", "lora_alpha", "target_modules", "use_rslora", "rank_pattern", "alpha_pattern")
+    try:
+        found = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        if found["peft_type"] != "LORA" or found.get("use_dora"):
+            raise ValueError("adapter_config.json: not a plain LoRA adapter")
+        kept = {key: found[key] for key in keys if key in found}
+        settings = LoraConfig(task_type=TaskType.CAUSAL_LM, inference_mode=True, **kept)
+        return settings, load_file(folder / "adapter_model.safetensors")
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: no adapter can be read: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turn what PEFT raises into a UserError."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{folder}: an adapter of another base than this: {' '.join(str(error).split())}") from None

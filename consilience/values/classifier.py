@@ -1,0 +1,216 @@
+"""Value classifiers: one text encoder, and one linear head per value on the mean of its last hidden states."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from consilience.errors import UserError
+from consilience.files import atomic_path, digest_file, write_json
+from consilience.lm.sources import open_source
+from consilience.theories import VALUE_NAMES
+from consilience.values.calibration import probabilities
+from consilience.values.settings import EncoderConfig
+
+Floats = NDArray[np.float64]
+
+WEIGHTS, ABOUT = "classifier.safetensors", "classifier.json"
+USABLE, REFUSED, UNTRAINED = "usable", "refused", "untrained"
+_TOKENS_PER_BATCH = 8_192
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is known of one value's classifier.
+
+    Attributes:
+        verdict: usable, refused (no better than its baseline) or untrained (too few examples).
+        reason: why it is not usable.
+        temperature: its logit is divided by this.
+        threshold: probability from which it says yes with the best F1 on validation; 0.5 where untrained.
+        auc, auc_baseline: on test; None where untrained.
+    """
+
+    verdict: str
+    reason: str | None = None
+    temperature: float = 1.0
+    threshold: float = 0.5
+    auc: float | None = None
+    auc_baseline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """The JSON beside a classifier's weights: which question it answers, on which encoder, how well for each value."""
+
+    question: str
+    encoder: EncoderConfig
+    encoder_digest: str
+    seed: int
+    heads: dict[str, Head]
+
+
+class ValueClassifier(nn.Module):
+    """Logits of the five values, in the order of `VALUE_NAMES`.
+
+    Dropout is off in training too, so that a step does not depend on how workers share its batch. The embeddings, half
+    of a small encoder's weights, are frozen: words that training never shows keep their place among the others.
+    """
+
+    def __init__(self, encoder: nn.Module, tokeniser: Any, max_tokens: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.heads = nn.Linear(int(encoder.config.hidden_size), len(VALUE_NAMES))  # type: ignore[union-attr,arg-type]
+        self.tokeniser, self.max_tokens = tokeniser, max_tokens
+        for name, parameter in encoder.named_parameters():
+            if name.startswith(("embeddings.", "pooler.")):
+                parameter.requires_grad_(False)
+        self.eval()
+
+    @classmethod
+    def build(cls, config: EncoderConfig, seed: int) -> "ValueClassifier":
+        """An encoder as it comes, with fresh heads, on the GPU where there is one.
+
+        Raises:
+            UserError: the source cannot be had, is no text encoder, or reads fewer tokens than asked for.
+        """
+        files = open_source(config.source, config.revision)
+        disable_progress_bar()  # type: ignore[no-untyped-call]
+        torch.manual_seed(seed)
+        try:
+            encoder = AutoModel.from_pretrained(files.folder, dtype=torch.float32, local_files_only=True)
+        except ValueError as error:
+            raise UserError(f"encoder '{config.source}': not a text encoder: {str(error).splitlines()[0]}") from None
+        return cls._on(encoder, config, files.folder)
+
+    @classmethod
+    def _on(cls, encoder: Any, config: EncoderConfig, folder: Path) -> "ValueClassifier":
+        window = getattr(encoder.config, "max_position_embeddings", None)
+        if not hasattr(encoder.config, "hidden_size") or (window is not None and window < config.max_tokens):
+            raise UserError(f"encoder '{config.source}': cannot read max_tokens = {config.max_tokens} of text at once")
+        tokeniser = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(encoder, tokeniser, config.max_tokens).to(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.heads.weight.device
+
+    def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids, cut to `max_tokens`."""
+        if not texts:
+            return []
+        ids: list[list[int]] = self.tokeniser(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+        return ids
+
+    def forward(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """(b, 5) float32 logits of tokenised texts."""
+        tensors = [torch.tensor(row, device=self.device) for row in rows]
+        ids = pad_sequence(tensors, batch_first=True, padding_value=self.tokeniser.pad_token_id or 0)
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        mask = (torch.arange(ids.shape[1], device=self.device) < lengths[:, None]).long()
+        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        mean = (states * mask[:, :, None]).sum(1) / lengths[:, None]
+        logits: Tensor = self.heads(mean)
+        return logits
+
+    @torch.inference_mode()
+    def logits(self, texts: Sequence[str]) -> Floats:
+        """(n, 5) logits of texts, not yet calibrated."""
+        rows = self.tokenise(texts)
+        found = np.empty((len(rows), len(VALUE_NAMES)))
+        for batch in _batches([len(row) for row in rows]):
+            found[batch] = self([rows[index] for index in batch]).cpu().double().numpy()
+        return found
+
+
+def save_classifier(folder: Path, weights: Path, about: About) -> None:
+    """Copy `weights` (safetensors) into `folder`, then write what is known of them (JSON, with the weights' digest)."""
+    with atomic_path(folder / WEIGHTS) as temporary:
+        shutil.copyfile(weights, temporary)
+    heads = {value: asdict(head) for value, head in about.heads.items()}
+    facts = {
+        "question": about.question,
+        "encoder": about.encoder.model_dump(mode="json"),
+        "encoder_digest": about.encoder_digest,
+        "seed": about.seed,
+        "weights_digest": digest_file(folder / WEIGHTS),
+        "heads": heads,
+    }
+    write_json(folder / ABOUT, facts)
+
+
+def read_about(folder: Path) -> tuple[About, str]:
+    """What is known of the classifier in `folder`, and its weights' digest.
+
+    Raises:
+        UserError: there is none, or its description cannot be read.
+    """
+    path = folder / ABOUT
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        heads = {value: Head(**raw["heads"][value]) for value in VALUE_NAMES}
+        about = About(
+            raw["question"], EncoderConfig.model_validate(raw["encoder"]), raw["encoder_digest"], raw["seed"], heads
+        )
+        return about, str(raw["weights_digest"])
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no value classifier here; expected the run folder of train_values") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a value classifier's description: {error}") from None
+
+
+def load_classifier(folder: Path) -> tuple[ValueClassifier, About]:
+    """A trained classifier, loaded once per process.
+
+    Raises:
+        UserError: no classifier in `folder`, weights other than its description says, or another encoder than it was
+            trained on.
+    """
+    about, digest = read_about(folder)
+    return _load(folder.absolute(), digest, about.encoder, about.encoder_digest), about
+
+
+@cache
+def _load(folder: Path, digest: str, config: EncoderConfig, encoder_digest: str) -> ValueClassifier:
+    if digest_file(folder / WEIGHTS) != digest:
+        raise UserError(f"{folder / WEIGHTS}: not the weights that {ABOUT} describes; train again")
+    files = open_source(config.source, config.revision)
+    if files.settings_digest != encoder_digest:
+        raise UserError(f"encoder '{config.source}': its settings or tokeniser are not those of {folder / ABOUT}")
+    settings = AutoConfig.from_pretrained(files.folder, local_files_only=True)
+    encoder = AutoModel.from_config(settings)  # type: ignore[no-untyped-call]
+    model = ValueClassifier._on(encoder.float(), config, files.folder)
+    model.load_state_dict(load_file(folder / WEIGHTS))
+    return model.requires_grad_(False)
+
+
+def classify(model: ValueClassifier, about: About, texts: Sequence[str]) -> Floats:
+    """(n, 5) calibrated probabilities."""
+    temperatures = np.array([about.heads[value].temperature for value in VALUE_NAMES])
+    return probabilities(model.logits(texts), temperatures)
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indices of texts of like length together, about as many tokens in each batch, padding counted."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * lengths[index] > _TOKENS_PER_BATCH:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

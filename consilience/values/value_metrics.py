@@ -1,0 +1,101 @@
+"""How good a classifier's probabilities are: AUC, accuracy, expected calibration error, with bootstrap intervals.
+
+Situations are resampled, all texts of one together: the two actions of a story are no independent evidence.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+BINS = 10
+DRAWS = 500
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure and its 95 % percentile interval; NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Figures of one system on one set of texts."""
+
+    auc: Interval
+    accuracy: Interval
+    ece: Interval
+
+
+class Bootstrap:
+    """Figures of texts under `DRAWS` resamples of their situations, the same for every system.
+
+    Attributes:
+        labels: (n,) 0 or 1.
+        weights: (1 + DRAWS, n) how often each text counts; the first row is the sample itself.
+    """
+
+    def __init__(self, labels: Floats, situations: Sequence[str], seed: int = 0) -> None:
+        code, names = pd.factorize(np.asarray(situations, dtype=object))
+        random = np.random.default_rng(seed)
+        drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
+        self.labels = labels
+        self.weights = np.concatenate([np.ones((1, len(labels))), drawn[:, code]])
+
+    def quality(self, scores: Floats) -> Quality:
+        """Figures of (n,) probabilities."""
+        figures = (weighted_auc, weighted_accuracy, weighted_ece)
+        return Quality(*(self._interval(figure, scores) for figure in figures))
+
+    def auc_gain(self, scores: Floats, baseline: Floats) -> Interval:
+        """AUC of `scores` minus that of `baseline`, paired."""
+        return _interval(
+            weighted_auc(self.labels, scores, self.weights) - weighted_auc(self.labels, baseline, self.weights)
+        )
+
+    def _interval(self, figure: Callable[[Floats, Floats, Floats], Floats], scores: Floats) -> Interval:
+        return _interval(figure(self.labels, scores, self.weights))
+
+
+def weighted_auc(labels: Floats, scores: Floats, weights: Floats) -> Floats:
+    """(d,) area under the ROC curve, ties counted half; NaN where a row of `weights` (d, n) has one class alone."""
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    positive, negative = (
+        np.add.reduceat(weights[:, order] * (labels[order] == label), starts, axis=1) for label in (1, 0)
+    )
+    below = np.cumsum(negative, axis=1) - negative
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    wins = (positive * (below + 0.5 * negative)).sum(axis=1)
+    return np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+
+
+def weighted_accuracy(labels: Floats, scores: Floats, weights: Floats) -> Floats:
+    """(d,) share of texts on whose label the probability, cut at 0.5, is right."""
+    right = (scores >= 0.5) == (labels == 1)
+    return (weights @ right) / weights.sum(axis=1)
+
+
+def weighted_ece(labels: Floats, scores: Floats, weights: Floats) -> Floats:
+    """(d,) expected calibration error: over ten bins of equal width, |mean probability - share of positives|, weighted
+    by the texts in each. It cannot be negative, so on few texts it is above 0 by chance alone."""
+    bins = np.minimum((scores * BINS).astype(int), BINS - 1)
+    member = np.eye(BINS)[bins]
+    gaps = np.abs(weights @ (member * (scores - labels)[:, None]))
+    return gaps.sum(axis=1) / weights.sum(axis=1)
+
+
+def _interval(figures: Floats) -> Interval:
+    """The first figure, and the percentiles of the others."""
+    if np.isnan(figures[0]):
+        return Interval(np.nan, np.nan, np.nan)
+    low, high = np.nanquantile(figures[1:], [0.5 * (1 - LEVEL), 0.5 * (1 + LEVEL)])
+    return Interval(float(figures[0]), float(low), float(high))

@@ -1,0 +1,59 @@
+"""A tiny text encoder with random weights and a real tokeniser, saved as a user's folder would be; and texts for it."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from consilience.theories import VALUE_NAMES
+
+GOOD = ("helped", "shared", "kept", "thanked", "honoured", "cleaned")
+BAD = ("robbed", "cheated", "left", "mocked", "defied", "fouled")
+
+
+def save_tiny_encoder(folder: Path) -> str:
+    """Returns the folder as a source."""
+    sentences = [f"I {verb} my brother by the river on day {n}" for verb in GOOD + BAD for n in range(3)]
+    tokeniser = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokeniser.normalizer = normalizers.BertNormalizer()
+    tokeniser.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokeniser.train_from_iterator(
+        sentences, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
+    )
+    tokeniser.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    torch.manual_seed(0)
+    model = BertModel(
+        BertConfig(
+            vocab_size=tokeniser.get_vocab_size(),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+            max_position_embeddings=64,
+        )
+    )
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokeniser, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+def value_examples(situations: int = 40, seed: int = 0) -> pd.DataFrame:
+    """Two texts per situation, one with a good verb and one with a bad one, under one or two values, not yet split."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for k in range(situations):
+        values = random.choice(VALUE_NAMES, size=1 + k % 2, replace=False)
+        for verbs, label in ((GOOD, 1.0), (BAD, 0.0)):
+            labels = dict.fromkeys(VALUE_NAMES, np.nan) | dict.fromkeys(values, label)
+            text = f"I {random.choice(verbs)} my brother by the river on day {k}"
+            origin = {"source": "made_up", "label_source": "human" if k % 4 else "predicted"}
+            rows.append({"item_id": f"{k}-{label:.0f}", "text": text, "situation": f"s{k}", **origin, **labels})
+    return pd.DataFrame(rows)
