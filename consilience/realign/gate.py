@@ -1,8 +1,8 @@
 """Before training: whether a consensus is strong enough to pull a model towards.
 
 Optimisation that does not help is the sign of a weak consensus (arXiv 2506.14625); where the boundary lies is left open
-there. These are figures that can be had without knowing the truth; docs/realign.md names the simulation that is to show
-where pulling a model towards such a consensus stops to help.
+there. These are figures that can be had without knowing the truth; docs/realign.md shows by simulation where pulling a
+model towards such a consensus stops to help, and that errors which all annotators share cannot be seen.
 """
 
 from dataclasses import dataclass

@@ -29,7 +29,7 @@ class SplitConfig(Config):
 
 
 class GateConfig(Config):
-    """What a consensus must be to serve as a target. The defaults are provisional: see docs/realign.md."""
+    """What a consensus must be to serve as a target. docs/realign.md: where this is from, and what it cannot see."""
 
     min_decided: float = Field(0.5, ge=0, le=1, description="share of items with a consensus outside 0.25 to 0.75")
     max_interval: float = Field(0.5, gt=0, description="mean width of the calibrated consensus' 95 % interval")
