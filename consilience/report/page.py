@@ -12,9 +12,9 @@ from markupsafe import Markup
 from consilience.files import write_text
 from consilience.report import plots, pool, realign
 from consilience.report.contents import POOLED, Disputed, RunContents, most_disputed, read_contents, theories_in
+from consilience.report.environment import environment
 from consilience.report.pool import LARGEST_PLOT, Section
 from consilience.report.text import (
-    DASH,
     caveat,
     control_effects,
     fit_to_people,
@@ -23,7 +23,6 @@ from consilience.report.text import (
     method_name,
     model_name,
     number,
-    percent,
 )
 
 DISPUTED = 6
@@ -54,17 +53,9 @@ def write_report(folder: Path) -> Path:
 
 
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(num=number, pct=percent, theory=_theory_label, tint=_tint)
-    environment.tests["missing"] = is_missing
-    environment.globals["dash"] = DASH
-    return environment.get_template("page.html.jinja")
+    templates = environment()
+    templates.filters.update(theory=_theory_label, tint=_tint)
+    return templates.get_template("page.html.jinja")
 
 
 def _title(contents: RunContents) -> str:

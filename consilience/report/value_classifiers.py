@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -12,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from consilience.files import write_text
-from consilience.report.text import DASH, is_missing, number, percent
+from consilience.report.environment import environment
+from consilience.report.text import number
 from consilience.runs import read_manifest
 from consilience.tables import VALUE_CLASSIFIERS, VALUE_METRICS, read_table
 
@@ -31,17 +31,8 @@ def write_report(folder: Path) -> Path:
         UserError: not such a run, or the page cannot be written.
     """
     manifest = read_manifest(folder)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(num=number, pct=percent)
-    environment.tests["missing"] = is_missing
-    environment.globals["dash"] = DASH
-    page = environment.get_template("value_classifiers.html.jinja").render(
+    template = environment().get_template("value_classifiers.html.jinja")
+    page = template.render(
         manifest=manifest,
         folder=folder.resolve().name,
         sections=_sections(folder, manifest),

@@ -64,7 +64,6 @@ def measure(name: str) -> dict[str, list[float]]:
     return {"seconds": seconds, "scores": scores}
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="0.91 times vLLM's speed was measured: see docs/annotators.md")
 def test_vllm_speed(tmp_path: Path) -> None:
     posts = read_posts(load_model(SMOLLM2, None, "bfloat16"), ROUNDS * POSTS_A_ROUND)
     exact = TransformersScorer(load_model(SMOLLM2, None, "float32")).score(posts, THEORIES).score.ravel()
