@@ -16,7 +16,7 @@ from ray.tune import ResultGrid, TuneConfig, Tuner
 from ray.tune.schedulers import ASHAScheduler
 from safetensors.torch import load_file, save_file
 
-from actors.training import run_workers
+from actors.training import note_progress, run_workers
 from consilience.files import write_json
 from consilience.lm.language_model import LanguageModel, load_model
 from consilience.realign.audit import audit
@@ -96,6 +96,7 @@ def _work(settings: dict[str, Any]) -> None:
         while not trainer.finished:
             read += trainer.step_items
             metrics = trainer.step()
+            note_progress(*trainer.epochs_done, f"{metrics['arm']}, dev JS {metrics['js_dev']:.3f}")
             if read >= workers.checkpoint_items and not trainer.finished:
                 _report(trainer, metrics, rank)
                 read = 0

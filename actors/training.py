@@ -4,12 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from consilience.errors import UserError
-from consilience.workers import WorkersConfig
+from consilience.files import write_json
+from consilience.workers import PROGRESS, WorkersConfig
+
+_progress_file: Path | None = None
 
 
 def run_workers(
@@ -28,7 +32,12 @@ def run_workers(
     """
     trainer = TorchTrainer(
         _start,
-        train_loop_config={"loop": loop, "settings": settings, "num_cpus": workers.num_cpus},
+        train_loop_config={
+            "loop": loop,
+            "settings": settings,
+            "num_cpus": workers.num_cpus,
+            "progress": storage.absolute() / name / PROGRESS,
+        },
         scaling_config=ScalingConfig(
             num_workers=workers.workers,
             use_gpu=workers.num_gpus > 0,
@@ -53,6 +62,19 @@ def run_workers(
     return Path(checkpoint.path)
 
 
+def note_progress(done: int, total: int, note: str = "") -> None:
+    """Tell who watches the training's folder (`jobs.progress.watching`) how far it is. Called in the loop's workers.
+
+    Args:
+        done, total: steps.
+        note: a few words on where the training stands.
+    """
+    if _progress_file is not None and ray.train.get_context().get_world_rank() == 0:
+        write_json(_progress_file, {"done": done, "total": total, "note": note})
+
+
 def _start(train_loop_config: dict[str, Any]) -> None:
+    global _progress_file
     torch.set_num_threads(max(1, int(train_loop_config["num_cpus"])))
+    _progress_file = train_loop_config["progress"]
     train_loop_config["loop"](train_loop_config["settings"])

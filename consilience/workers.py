@@ -4,6 +4,9 @@ from pydantic import Field
 
 from consilience.config import Config
 
+PROGRESS = "progress.json"
+"""In the folder of a training: `done` and `total` steps, and a `note` on where it stands."""
+
 
 class WorkersConfig(Config):
     """Where a training runs. Any number of workers computes the same numbers, up to rounding."""

@@ -19,6 +19,7 @@ from consilience.realign.settings import RealignOptions, TrainingConfig
 from consilience.runs import Run
 from jobs.aggregate import aggregate
 from jobs.cli import Job, Summary, main, show_report
+from jobs.progress import watching
 from jobs.realign_pairs import Case, choose_pairs, prepare, read_finished
 from jobs.realign_results import FIGURES, conclude, headline, write_pool
 
@@ -51,6 +52,9 @@ def within(run: Run, options: RealignOptions, seed: int) -> Summary:
     with Run.open(run / "realigned", "realign", settings) as after:
         summary = realign(run.folder, options, seed, after)
         after.summarise(summary)
+        page = f"what realignment gained and harmed: {run / 'realigned' / 'report.html'}"
+        notes = dict.fromkeys([*run.manifest.get("notes", []), *after.manifest["realign_notes"], page])
+        run.record(notes=list(notes))
     # Here, because plotting takes seconds to import and a dry run needs none of it.
     from consilience.report.page import write_report
 
@@ -77,7 +81,7 @@ def realign(source: Path, options: RealignOptions, seed: int, run: Run) -> Summa
         found = aggregate(run / "annotations.parquet", finished.consensus, run)
         summary = {**found, **headline(results), "realign_seconds": round(time.monotonic() - started, 3)}
         notes = [note for result in results for note in result.notes] or ["no flagged pair can be realigned"]
-        run.record(realign=summary, notes=[*run.manifest.get("notes", []), *notes])
+        run.record(realign=summary, realign_notes=notes, notes=[*run.manifest.get("notes", []), *notes])
     return summary
 
 
@@ -97,12 +101,13 @@ def _train(
             )
             for case in cases
         ]
-    folders = gather(
-        [
-            train_pair.remote(case.pair, chosen, options.workers, storage, f"{case.name}-{version}")
-            for case, chosen in zip(cases, settings, strict=True)
-        ]
-    )
+    with watching(storage):
+        folders = gather(
+            [
+                train_pair.remote(case.pair, chosen, options.workers, storage, f"{case.name}-{version}")
+                for case, chosen in zip(cases, settings, strict=True)
+            ]
+        )
     return [(read_trained(folder), chosen) for folder, chosen in zip(folders, settings, strict=True)]
 
 

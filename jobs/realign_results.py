@@ -76,7 +76,8 @@ def conclude(
     rows = _realigned_rows(case, outcome, finished)
     judged = np.array(case.items, dtype=object)[~np.isnan(outcome.predictions[TOKENS])]
     f1 = _before_after(case, rows, finished, judged)
-    others = f1[(f1["annotator"] != name) | (f1["theory"] != case.theory)]
+    controls = {other for other, block in finished.pool.items() if block.kind == "synthetic"}
+    others = f1[((f1["annotator"] != name) | (f1["theory"] != case.theory)) & ~f1["annotator"].isin(controls)]
     final, reasons = verdict(held_out, others)
     detail |= {
         "held_out": asdict(held_out),
@@ -96,8 +97,9 @@ def conclude(
         "artefact_bytes": size,
     }
     gain = held_out.f1_gain
+    because = f" ({row['reason']})" if reasons else ""
     note = (
-        f"{name} under {case.theory}, {held_out.items} held-out items: {final}. F1 raw {held_out.f1[RAW].value:.2f}, "
+        f"{name} under {case.theory}, {held_out.items} held-out items: {final}{because}. F1 raw {held_out.f1[RAW].value:.2f}, "
         f"head alone {held_out.f1[HEAD].value:.2f}, head and tokens {held_out.f1[TOKENS].value:.2f}; the tokens' own "
         f"part {gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
     )

@@ -184,6 +184,13 @@ class PairTrainer:
         return len(self._splits[self._plan[0][0]].train)
 
     @property
+    def epochs_done(self) -> tuple[int, int]:
+        """Epochs so far, and all at most: an arm that stops early counts as whole."""
+        arms = sum(len(self._arms(split)) for split in range(len(self._splits)))
+        now = self._state.epoch if self._state is not None else 0
+        return (arms - len(self._plan)) * self._config.epochs + now, arms * self._config.epochs
+
+    @property
     def fit(self) -> Fit:
         """Rows and head for use."""
         return self.fits[TOKENS]
@@ -215,8 +222,8 @@ class PairTrainer:
         return metrics
 
     def _arms(self, split: int) -> list[str]:
-        """With lambda = 0 the last two arms are one; where nothing is held out, "head" has nothing to show."""
-        left_out = {HEAD} if not len(self._splits[split].test) else set()
+        """With lambda = 0 the last two arms are one; where nothing is held out, only "tokens" is of use."""
+        left_out = {HEAD, LAMBDA0} if not len(self._splits[split].test) else set()
         left_out |= set() if self._config.cosine_weight else {LAMBDA0}
         return [arm for arm in self._wanted if arm not in left_out]
 

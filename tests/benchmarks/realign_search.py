@@ -1,0 +1,134 @@
+"""Do theory tokens help the head where they learn faster, where the head reads elsewhere, or without a head?
+
+    python -m tests.benchmarks.realign_search --data ../shared/data --work runs/realign-arms
+
+The posts, target and first split of `realign_arms`; what it has annotated there is used. Variants are compared by JS
+and F1 on the 60 held-out posts; the least JS on dev chooses the epoch. "own answers": no head at all, the model's own
+yes and no are read, and tokens alone are trained.
+"""
+
+import argparse
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import f1_score
+from torch import Tensor
+
+from consilience.consensus.em import TruncatedNormalEM
+from consilience.lm.annotators import TransformersAnnotator
+from consilience.lm.answers import find_answers
+from consilience.lm.language_model import LanguageModel, load_model
+from consilience.realign.objective import bernoulli_js
+from consilience.realign.pair import Pair, Readable, build_trainer, locate, make_readable
+from consilience.realign.reader import SuffixReader, _Suffixes
+from consilience.realign.settings import SplitConfig
+from consilience.realign.split import split_items
+from consilience.realign.target import leave_one_out
+from consilience.realign.training import HEAD, TOKENS
+from consilience.theories import pick_theories
+from tests.benchmarks.realign_arms import JUDGED, REAL, THEORY
+from tests.benchmarks.realign_pool import SMOLLM2, annotate, posts
+
+RATE = 0.1
+
+
+class MeanReader(SuffixReader):
+    """Reads the mean of the suffix's last hidden states in place of the last."""
+
+    def states(self, items: Sequence[int], suffix: Tensor) -> Tensor:
+        lengths = torch.tensor([self._lengths[item] for item in items])
+        output = self._model.base_model(
+            inputs_embeds=suffix.expand(len(items), -1, -1),
+            position_ids=lengths[:, None] + torch.arange(len(suffix)),
+            use_cache=False,
+            attention=_Suffixes([self._blocks[item] for item in items]),
+        )
+        return output.last_hidden_state.float().mean(dim=1)
+
+
+def report(name: str, scores: Tensor | np.ndarray, targets: np.ndarray) -> None:
+    found, aims = torch.as_tensor(np.asarray(scores)), torch.as_tensor(targets)
+    f1 = f1_score(targets > 0.5, np.asarray(scores) > 0.5, zero_division=0.0)
+    print(f"| {name} | {float(bernoulli_js(found, aims).mean()):.4f} | {f1:.3f} |", flush=True)
+
+
+def with_head(pair: Pair, readable: Readable, name: str, rates: dict[float, float]) -> None:
+    """Head alone, then tokens at each learning rate with its lambda."""
+    test = pair.splits[0].test
+    for number, (rate, weight) in enumerate(rates.items()):
+        config = REAL.model_copy(update={"token_learning_rate": rate, "cosine_weight": weight})
+        arms = (HEAD, TOKENS) if number == 0 else (TOKENS,)
+        trainer = build_trainer(readable, pair, config, arms=arms, splits=1)
+        with trainer.reading():
+            while not trainer.finished:
+                print(json.dumps(trainer.step()), flush=True)
+        for arm in arms:
+            label = f"{name}, head alone" if arm == HEAD else f"{name}, head and tokens, rate {rate}, lambda {weight}"
+            report(label, trainer.predictions[arm][test], pair.targets[test])
+
+
+def own_answers(model: LanguageModel, pair: Pair, readable: Readable) -> None:
+    """Tokens alone, read by the model's own yes and no."""
+    prompts, _ = locate(model, pair)
+    answers = find_answers(prompts.continuation, "yes_no", prompts.chat)
+    output = model.model.get_output_embeddings().weight[answers.tokens].float()
+    values = torch.tensor(list(answers.values.values()))
+    suffix, part = readable.suffix, pair.splits[0]
+    targets = torch.tensor(pair.targets, dtype=torch.float32)
+    rows = suffix.originals.clone().requires_grad_(True)
+    optimiser = torch.optim.AdamW([rows], lr=RATE * float(rows.detach().square().mean().sqrt()), weight_decay=0.0)
+
+    def score(items: list[int]) -> Tensor:
+        return torch.softmax(readable.reader.states(items, suffix.with_rows(rows)) @ output.T, dim=-1) @ values
+
+    @torch.no_grad()
+    def scores(items: list[int]) -> Tensor:
+        return torch.cat([score(items[start : start + 16]) for start in range(0, len(items), 16)])
+
+    dev, test = part.dev.tolist(), part.test.tolist()
+    with readable.reader.attending():
+        report("own answers, as they are", scores(test), pair.targets[test])
+        best, kept = float("inf"), torch.zeros(len(test))
+        for epoch in range(REAL.epochs):
+            order = np.random.default_rng([0, epoch]).permutation(part.train).tolist()
+            for start in range(0, len(order), REAL.batch_size):
+                batch = order[start : start + REAL.batch_size]
+                optimiser.zero_grad()
+                bernoulli_js(score(batch), targets[batch]).mean().backward()
+                optimiser.step()
+            js = float(bernoulli_js(scores(dev), targets[dev]).mean())
+            print(f"own answers, epoch {epoch}: dev JS {js:.4f}", flush=True)
+            if js < best:
+                best, kept = js, scores(test)
+    report(f"own answers, tokens alone, rate {RATE}", kept, pair.targets[test])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, required=True, help="folder holding the sets")
+    parser.add_argument("--work", type=Path, required=True, help="folder of realign_arms")
+    options = parser.parse_args()
+    model = load_model(SMOLLM2)
+    items, texts = posts(options.data, 600)
+    frame = annotate(items, texts, pick_theories([THEORY, "utilitarianism"]), options.work)
+    aims = leave_one_out(frame, JUDGED, TruncatedNormalEM()).of(THEORY)[items].to_numpy()
+    splits = split_items(len(texts), SplitConfig(cross_fit_below=0), 0)
+    pair = Pair(
+        TransformersAnnotator(annotator=JUDGED, kind="transformers", source=SMOLLM2), THEORY, texts, aims, splits
+    )
+    readable = make_readable(model, pair, options.work, 8e9)
+    print("| variant | held-out JS | held-out F1 |\n|---|---|---|")
+    own_answers(model, pair, readable)
+    with_head(pair, readable, "last state", {RATE: 1.0, 3 * RATE: 0.1})
+    reader = copy.copy(readable.reader)
+    reader.__class__ = MeanReader
+    with_head(pair, replace(readable, reader=reader), "mean of the suffix's states", {RATE: 1.0})
+
+
+if __name__ == "__main__":
+    main()
