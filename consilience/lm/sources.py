@@ -32,8 +32,9 @@ import yaml
 from filelock import FileLock
 
 from consilience.errors import UserError
-from consilience.files import digest_json, write_json
+from consilience.files import digest_file, digest_json, write_json
 
+ADAPTER_SETTINGS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PACKAGE = "package:"
 _SETTINGS = ("*.json", "*.jinja", "*.txt", "tokenizer.model")
 _LICENCES = {
@@ -128,6 +129,15 @@ def _explained(source: str) -> Iterator[None]:
         ) from error
 
 
+def digest_adapter(folder: Path) -> str:
+    """sha256 of an adapter's settings and weights, hexadecimal.
+
+    Raises:
+        UserError: one of its files is missing.
+    """
+    return digest_json([digest_file(folder / name) for name in (ADAPTER_SETTINGS, ADAPTER_WEIGHTS)])
+
+
 def _holds_model(folder: Path) -> bool:
     return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
 
@@ -202,8 +212,11 @@ def _convert(file: Path, folder: Path) -> None:
     disable_progress_bar()  # type: ignore[no-untyped-call]
     place: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     dense: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True), "dtype": torch.bfloat16}
-    # transformers parses a large vocabulary three times over, some ten seconds each
-    with patch.object(gguf, "GGUFReader", cache(gguf.GGUFReader)):
+    # transformers parses a large vocabulary three times over, and makes gguf's table of names for every submodule anew
+    with (
+        patch.object(gguf, "GGUFReader", cache(gguf.GGUFReader)),
+        patch.object(gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map)),
+    ):
         AutoTokenizer.from_pretrained(**place).save_pretrained(folder)
         AutoModelForCausalLM.from_pretrained(**place, **dense).save_pretrained(folder)
     licence = read_gguf_metadata(str(file))[0].get("general.license", "unknown")

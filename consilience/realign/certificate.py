@@ -133,8 +133,8 @@ def verdict(held_out: HeldOut, others: pd.DataFrame, tolerated: float = TOLERATE
     """Kept or rolled back, and why.
 
     Kept is what comes nearer to the held-out target than the raw model beyond doubt (95 % interval of the JS), with
-    tokens that are not worse than the head alone beyond doubt, and without costing any other annotator or theory more
-    than `tolerated` of F1.
+    tokens that are not worse than the head alone beyond doubt (in JS or in F1), and without costing any other annotator
+    or theory more than `tolerated` of F1.
 
     Args:
         held_out: see `judge`.
@@ -147,6 +147,8 @@ def verdict(held_out: HeldOut, others: pd.DataFrame, tolerated: float = TOLERATE
         reasons.append(f"JS gain over the raw model {gain.value:.3f} [{gain.low:.3f}, {gain.high:.3f}] may be none")
     if held_out.js_gain.high < 0.0:
         reasons.append(f"the tokens are worse than the head alone by {-held_out.js_gain.value:.3f} JS")
+    if held_out.f1_gain.high < 0.0:
+        reasons.append(f"the tokens are worse than the head alone by {-held_out.f1_gain.value:.2f} F1")
     loss = (others["f1_before"] - others["f1_after"]).to_numpy(dtype=np.float64)
     if len(loss) and not np.isnan(loss).all() and np.nanmax(loss) > tolerated:
         worst = others.iloc[int(np.nanargmax(loss))]

@@ -1,5 +1,7 @@
 """Gate and certificate on simulated pools: strong consensus passes, noise does not; gain, harm and roll-back."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from consilience.consensus.em import TruncatedNormalEM
 from consilience.consensus.matrix import ScoreMatrix
 from consilience.errors import UserError
-from consilience.realign.certificate import KEPT, ROLLED_BACK, HeldOut, before_after, judge, verdict
+from consilience.realign.certificate import KEPT, ROLLED_BACK, HeldOut, Interval, before_after, judge, verdict
 from consilience.realign.gate import assess
 from consilience.realign.settings import GateConfig
 from consilience.realign.target import leave_one_out
@@ -97,6 +99,9 @@ def test_kept_and_rolled_back() -> None:
     assert final == ROLLED_BACK
     assert "over the raw model" in reasons[0]
     assert "worse than the head alone" in reasons[1]
+    nearer = held_out(0.97)
+    spoilt = replace(nearer, f1_gain=Interval(-0.2, -0.3, -0.1))
+    assert verdict(spoilt, others(0.0)) == (ROLLED_BACK, ["the tokens are worse than the head alone by 0.20 F1"])
 
 
 def test_before_and_after_count_held_out_items_only() -> None:
