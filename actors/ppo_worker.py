@@ -8,18 +8,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray.train
-from pydantic import Field
 from ray.train import Checkpoint
 
-from actors.training import run_workers
+from actors.training import note_progress, run_workers
+from consilience.ppo.settings import PPOWorkersConfig
 from consilience.ppo.trainer import Metrics, PPOTrainer
-from consilience.workers import WorkersConfig
-
-
-class PPOWorkersConfig(WorkersConfig):
-    """Where a run of PPO runs; the workers must divide its batch size."""
-
-    checkpoint_every: int = Field(10, ge=1, description="updates between checkpoints")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +47,7 @@ def _work(settings: dict[str, Any]) -> None:
             trainer.load(Path(folder))
     while trainer.update < trainer.config.updates:
         metrics = trainer.step()
+        note_progress(trainer.update, trainer.config.updates, f"reward {metrics['reward']:.3f}, KL {metrics['kl']:.2f}")
         due = trainer.update % workers.checkpoint_every == 0 or trainer.update == trainer.config.updates
         with TemporaryDirectory() as scratch:
             saved = None

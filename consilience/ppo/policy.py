@@ -3,26 +3,16 @@
 import inspect
 import json
 from pathlib import Path
-from typing import Literal
 
 import torch
 from peft import LoraConfig, TaskType, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from consilience.config import Config
 from consilience.errors import UserError
 from consilience.ppo.rollout import Rollout
-
-
-class LoraSettings(Config):
-    """The adapter that is trained (Hu et al. 2022)."""
-
-    rank: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1, description="the adapter's output is scaled by alpha / rank")
-    target_modules: Literal["all-linear"] | tuple[str, ...] = Field("all-linear", description="modules that get one")
+from consilience.ppo.settings import LoraSettings
 
 
 class Policy:

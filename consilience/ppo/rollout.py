@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, TopKLogitsWarper, TopPLogitsWarper
 
-from consilience.config import Config
 from consilience.errors import UserError
+from consilience.ppo.settings import SamplingConfig
 
 Constraint = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Constrained decoding: (prompts (b, p), responses so far (b, t), logits (b, v)) -> logits, -inf where not allowed.
@@ -19,15 +18,6 @@ Prompts are left-padded and p may differ between calls. It is applied both while
 policy and reference are the constrained ones. Rows that have ended are passed too; what it returns for them is not
 used. It must allow at least one token in every other row.
 """
-
-
-class SamplingConfig(Config):
-    """How responses are drawn."""
-
-    max_new_tokens: int = Field(64, ge=1, description="longest response, in tokens")
-    temperature: float = Field(1.0, gt=0, description="divides the logits, in sampling and in training alike")
-    top_k: int | None = Field(None, ge=1, description="draw from the k likeliest tokens; log-probs stay untruncated")
-    top_p: float | None = Field(None, gt=0, le=1, description="draw from the likeliest mass p; log-probs likewise")
 
 
 @dataclass(frozen=True, slots=True)

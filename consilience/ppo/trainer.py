@@ -7,18 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
-from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
 
-from consilience.config import Config
 from consilience.errors import UserError
 from consilience.files import write_json
 from consilience.ppo import losses
@@ -28,7 +26,6 @@ from consilience.ppo.rollout import (
     Constraint,
     Rollout,
     Sampler,
-    SamplingConfig,
     generate,
     is_end,
     pad_left,
@@ -36,49 +33,11 @@ from consilience.ppo.rollout import (
     repetition,
     response_tokens,
 )
+from consilience.ppo.settings import PPOConfig
 
 Metrics = dict[str, float | None]
 
 _PROMPTS, _SAMPLING, _MINIBATCHES = range(3)
-
-
-class PPOConfig(Config):
-    """Settings of a run. Sizes are in episodes (one prompt and its response) and count all workers together."""
-
-    updates: int = Field(100, ge=1, description="updates of a run")
-    batch_size: int = Field(64, ge=1, description="episodes sampled for an update")
-    minibatch_size: int = Field(64, ge=1, description="episodes of one optimiser step")
-    microbatch_size: int = Field(8, ge=1, description="episodes in memory at once while training")
-    generation_batch_size: int = Field(64, ge=1, description="episodes in memory at once while sampling")
-    epochs: int = Field(4, ge=1, description="passes over the episodes of an update")
-    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
-    reward_on: Literal["response", "prompt_and_response"] = Field("response", description="the text that is scored")
-    missing_eos_penalty: float = Field(0, ge=0, description="taken from the score of a response that does not end")
-    learning_rate: float = Field(1e-4, gt=0, description="of AdamW, constant")
-    max_grad_norm: float = Field(1.0, gt=0)
-    clip: float | None = Field(0.2, gt=0, lt=1, description="half width of the ratio's range; null for no clipping")
-    value_clip: float | None = Field(0.2, gt=0, description="farthest a value moves in an update; null for any")
-    value_coef: float = Field(0.1, ge=0, description="weight of the value loss")
-    entropy_coef: float = Field(0, ge=0, description="weight of the entropy bonus")
-    gamma: float = Field(1.0, gt=0, le=1, description="discount")
-    gae_lambda: float = Field(0.95, ge=0, le=1)
-    whiten_advantages: bool = True
-    kl_coef: float = Field(0.05, ge=0, description="price of a nat of KL to the reference, in units of reward")
-    kl_target: float | None = Field(None, gt=0, description="nats per episode that kl_coef adapts to; null: fixed")
-    kl_gain: float = Field(0.1, gt=0, lt=5, description="how fast kl_coef adapts")
-    seed: int = Field(0, ge=0)
-
-    @model_validator(mode="after")
-    def _sizes_divide(self) -> "PPOConfig":
-        if self.batch_size % self.minibatch_size:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of minibatch_size {self.minibatch_size}")
-        return self
-
-    @model_validator(mode="after")
-    def _target_can_be_reached(self) -> "PPOConfig":
-        if self.kl_target is not None and not self.kl_coef:
-            raise ValueError("kl_target multiplies kl_coef, which is 0; expected more")
-        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 
 from consilience.ppo.policy import Policy
-from consilience.ppo.rollout import Rollout, SamplingConfig
+from consilience.ppo.rollout import Rollout
+from consilience.ppo.settings import SamplingConfig
 
 
 class VllmSampler:

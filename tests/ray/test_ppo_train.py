@@ -95,6 +95,7 @@ def test_a_run_outlives_a_killed_worker_and_a_bad_reward(cluster: None, tmp_path
     assert any(trained.history[: len(history)] == history for history in kept), "it began anew"
     for ours, theirs in zip(trained.history, expected, strict=True):
         assert comparable(ours) == pytest.approx(theirs, abs=1e-5)
+    assert train_ppo(partial(build, Reward()), PPOWorkersConfig(), tmp_path, "run") == trained, "a finished run is kept"
     adapter = load_file(trained.checkpoint / "adapter_model.safetensors")
     for name, weights in adapter.items():
         theirs = alone.policy.trainable[name.replace(".weight", ".default.weight")]
