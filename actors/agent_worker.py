@@ -1,13 +1,14 @@
 """Training and hearing moral agents on Ray: one training per value, side by side where the cluster has room."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import ray
 
-from actors.ppo_worker import PPOWorkersConfig, train_ppo
+from actors.ppo_worker import train_ppo
 from consilience.ppo.rewards import Reward
+from consilience.ppo.settings import PPOWorkersConfig
 from consilience.values.agent_training import AgentPlan, Heard, build_trainer, hear
 
 
@@ -27,6 +28,8 @@ def train_agent(
 
 
 @ray.remote(max_calls=1)
-def hear_agent(plan: AgentPlan, questions: Sequence[str], adapter: Path | None, seed: int) -> Heard:
-    """`hear` in a process of its own, whose memory is given back."""
-    return hear(plan, questions, adapter, seed)
+def hear_agents(
+    plan: AgentPlan, questions: Sequence[str], adapters: Mapping[str, Path | None], seed: int
+) -> dict[str, Heard]:
+    """`hear` one after another, in a process of its own, whose memory is given back."""
+    return {name: hear(plan, questions, adapter, seed) for name, adapter in adapters.items()}

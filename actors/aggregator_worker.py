@@ -11,7 +11,7 @@ import torch.distributed as dist
 from ray.train import Checkpoint
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from actors.training import run_workers
+from actors.training import note_progress, run_workers
 from consilience.errors import UserError
 from consilience.files import write_json
 from consilience.values.aggregator import build_sft_trainer
@@ -81,7 +81,9 @@ def _tune(settings: dict[str, Any], resumed: str | None) -> None:
         )
         for part in (plan.train, plan.validation)
     )
-    trainer = build_sft_trainer(model, train, validation, tuning, settings["folder"], workers.workers, [_Reporter()])
+    trainer = build_sft_trainer(
+        model, train, validation, tuning, settings["folder"], workers.workers, [_Reporter()], resumed is not None
+    )
     trainer.train(resume_from_checkpoint=resumed)
     with TemporaryDirectory() as scratch:
         if ray.train.get_context().get_world_rank() == 0:
@@ -103,7 +105,10 @@ def _end(model: Any) -> int:
 
 
 class _Reporter(TrainerCallback):
-    """Hands every checkpoint of the trainer to Ray Train."""
+    """Hands every checkpoint of the trainer to Ray Train, and notes every step down."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
+        note_progress(state.global_step, state.max_steps)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
         if dist.is_initialized():

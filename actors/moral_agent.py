@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import ray
 
 from consilience.tables import ANSWERS, write_table
-from consilience.values.agents import Agents, AnswerConfig, open_agents
+from consilience.values.agents import Agents, open_agents
+from consilience.values.answer_settings import AnswerConfig
 from consilience.values.saved import SavedAdapters
 
 

@@ -1,5 +1,6 @@
 """Ray Train: the same loop in one worker or several, resumed from its last checkpoint."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from consilience.files import write_json
 from consilience.workers import PROGRESS, WorkersConfig
 
 _progress_file: Path | None = None
+_noted_at = 0.0
 
 
 def run_workers(
@@ -63,13 +65,18 @@ def run_workers(
 
 
 def note_progress(done: int, total: int, note: str = "") -> None:
-    """Tell who watches the training's folder (`jobs.progress.watching`) how far it is. Called in the loop's workers.
+    """Tell who watches the training's folder (`jobs.progress.watching`) how far it is, once a second at most.
+
+    To be called in the loop's workers; rank 0 writes.
 
     Args:
         done, total: steps.
         note: a few words on where the training stands.
     """
-    if _progress_file is not None and ray.train.get_context().get_world_rank() == 0:
+    global _noted_at
+    due = done == total or time.monotonic() - _noted_at >= 1.0
+    if due and _progress_file is not None and ray.train.get_context().get_world_rank() == 0:
+        _noted_at = time.monotonic()
         write_json(_progress_file, {"done": done, "total": total, "note": note})
 
 

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from ray.train import Checkpoint
 from safetensors.numpy import load_file, save_file
 
-from actors.training import run_workers
+from actors.training import note_progress, run_workers
 from consilience.tables import VALUE_EXAMPLES, read_table
+from consilience.theories import VALUE_NAMES
 from consilience.values.classifier import WEIGHTS, ValueClassifier
 from consilience.values.settings import ClassifierWorkersConfig, EncoderConfig, FitConfig
+from consilience.values.split import TRAIN
 from consilience.values.training import ClassifierTrainer
 
 _LOGITS = "logits.safetensors"
@@ -27,7 +29,7 @@ class Trained:
 
     Attributes:
         weights: file of the classifier's weights.
-        logits: (n, 5) of all examples, not calibrated.
+        logits: (n, 5) of all examples, not calibrated; NaN for those that were trained on.
         history: per epoch, `loss_train` and `seconds`.
     """
 
@@ -68,9 +70,13 @@ def _work(settings: dict[str, Any]) -> None:
     metrics = {"step": float(trainer.step_number)}
     while not trainer.finished:
         metrics = trainer.step()
+        note_progress(trainer.step_number, trainer.steps, f"loss {metrics['loss']:.3f}")
         if trainer.step_number % workers.checkpoint_batches == 0 and not trainer.finished:
             _report(trainer, metrics)
-    _report(trainer, metrics, trainer.logits(examples["text"].tolist()))
+    logits = np.full((len(examples), len(VALUE_NAMES)), np.nan)
+    held_out = (examples["split"] != TRAIN).to_numpy()
+    logits[held_out] = trainer.logits(examples.loc[held_out, "text"].tolist())
+    _report(trainer, metrics, logits)
 
 
 def _report(trainer: ClassifierTrainer, metrics: dict[str, float], logits: NDArray[np.float64] | None = None) -> None:

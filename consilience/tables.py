@@ -264,6 +264,7 @@ QUESTIONS = TableSchema(
         _text("question_id"),
         _text("text"),
         _text("split"),
+        _text("situation", **_MAYBE),
         _text("reference", **_MAYBE),
         *(_share(value) for value in VALUE_NAMES),
         _text("profile_source", choices=("human", "predicted")),
@@ -340,6 +341,25 @@ AGENTS = TableSchema(
         _count("n"),
     ),
     ("value", "measure"),
+)
+CALIBRATE_METRICS = TableSchema(
+    "calibrate_metrics",
+    (
+        _text("system"),
+        _text("metric", choices=("ce", "ce_calibrated", "dm", "dm_1", "accuracy", "f1_macro", "ece", "js", "tv")),
+        *(_number(name, low=0.0, nullable=True) for name in ("value", "low", "high")),
+    ),
+    ("system", "metric"),
+)
+CALIBRATE_PREDICTIONS = TableSchema(
+    "calibrate_predictions",
+    (
+        _text("item_id"),
+        _text("system"),
+        _text("option"),
+        *(_share(name) for name in ("p", "p_calibrated", "people")),
+    ),
+    ("item_id", "system", "option"),
 )
 REJECTED = TableSchema("rejected", (Column("row", pa.int64(), low=1), _text("reason")), ("row", "reason"))
 

@@ -5,17 +5,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 from pydantic import Field
-from ray.data import ActorPoolStrategy
 
-from actors.cluster import connect
-from actors.moral_agent import Answerer, part_file
 from consilience.config import Config
 from consilience.files import digest_file, digest_json
 from consilience.runs import Run
 from consilience.tables import ANSWERS, read_table, write_table
-from consilience.values.agents import AnswerConfig
+from consilience.values.answer_settings import AnswerConfig
 from consilience.values.saved import SavedAdapters
 from jobs.progress import progress
 
@@ -34,6 +30,9 @@ def answer_questions(saved: SavedAdapters, run: Run, config: AnswerConfig, hosti
 
     What was answered by an earlier run of the same folder, agents and settings is not answered again.
     """
+    # Here, because torch and Ray take seconds to import and a dry run needs none of them.
+    from actors.moral_agent import part_file
+
     questions = (run / "questions.parquet").absolute()
     wording = config.model_dump(mode="json")
     fingerprint = digest_json([saved.digest(), digest_file(questions), wording, hosting.batch_size])
@@ -51,6 +50,12 @@ def answer_questions(saved: SavedAdapters, run: Run, config: AnswerConfig, hosti
 def _stream(
     saved: SavedAdapters, questions: Path, batches: int, parts: Path, config: AnswerConfig, hosting: HostingConfig
 ) -> None:
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    from actors.cluster import connect
+    from actors.moral_agent import Answerer
+
     connect()
     results = ray.data.from_items(list(range(batches)), override_num_blocks=batches).map_batches(
         Answerer,

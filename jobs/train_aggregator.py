@@ -7,34 +7,34 @@ taught the reference answer. It shares the agents' base.
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
 from pydantic import Field
 
-from actors.aggregator_worker import AggregatorPlan, tune_aggregator
-from actors.cluster import connect
 from consilience.config import Config
 from consilience.errors import UserError
 from consilience.files import digest_file, digest_json
 from consilience.lm.sources import check_source
 from consilience.runs import Run
-from consilience.tables import QUESTIONS, write_table
-from consilience.values.agents import AnswerConfig
-from consilience.values.aggregator import AGGREGATOR, losses
+from consilience.tables import QUESTIONS, read_table
 from consilience.values.aggregator_data import agents_wanted, by_question
+from consilience.values.answer_settings import AGGREGATOR, AnswerConfig
 from consilience.values.context import ContextKind
-from consilience.values.questions import TRAIN, VALIDATION, Question, questions_of, read_questions
-from consilience.values.saved import SavedAdapters, read_adapters, save_adapters
+from consilience.values.question_data import QuestionData, count_splits, describe_profiles, profile_counts
+from consilience.values.questions import questions_of
+from consilience.values.saved import read_adapters, save_adapters
 from consilience.values.sft_settings import SftSettings
+from consilience.values.split import TRAIN, VALIDATION
 from consilience.workers import WorkersConfig
 from jobs.agent_answers import HostingConfig, answer_questions
 from jobs.cli import Job, Summary, console, main
+from jobs.question_table import write_questions
 
 
 class TrainAggregatorConfig(Config):
     """Which questions and agents the aggregator learns from, and how."""
 
-    data: Path = Field(description="questions table, or MIC.csv; trains on split train, stops by split validation")
+    data: QuestionData = Field(description="a questions table, MIC.csv, or Moral Stories; those with a reference serve")
     agents: Path = Field(description="run folder of train_agents")
     context: ContextKind = Field("dynamic", description="what the aggregator is told: full or dynamic")
     answers: AnswerConfig = Field(default_factory=AnswerConfig, description="how the agents answer")
@@ -45,40 +45,38 @@ class TrainAggregatorConfig(Config):
 
 def plan(config: TrainAggregatorConfig) -> list[str]:
     """Check questions, agents and model source; say what would be trained."""
-    saved, train, validation = _inputs(config)
+    saved = read_adapters(config.agents)
+    splits = count_splits(config.data, with_reference=True)
+    for split in (TRAIN, VALIDATION):
+        if not splits[split]:
+            raise UserError(f"{config.data.named}: no question of split '{split}' with a reference; expected some")
+    agents_wanted(config.context, [], list(saved.adapters))
     check_source(saved.base.source, saved.base.revision)
     training = config.training
     return [
         f"train the aggregator on {saved.base.source}, context {config.context}",
-        f"  {len(train) + len(validation)} questions x {len(saved.adapters)} agents to answer: "
+        f"  {splits[TRAIN] + splits[VALIDATION]} questions x {len(saved.adapters)} agents to answer: "
         f"{', '.join(saved.adapters)}",
-        f"  {len(train)} questions to learn from, {len(validation)} to stop by, at most {training.steps} steps of "
-        f"{training.batch_size}",
+        f"  {splits[TRAIN]} questions to learn from, {splits[VALIDATION]} to stop by, "
+        f"at most {training.steps} steps of {training.batch_size}",
     ]
-
-
-def _inputs(config: TrainAggregatorConfig) -> tuple[SavedAdapters, list[Question], list[Question]]:
-    """The agents, and the questions with a reference of the two splits."""
-    saved = read_adapters(config.agents)
-    questions = [question for question in questions_of(read_questions(config.data)) if question.reference is not None]
-    train, validation = ([q for q in questions if q.split == split] for split in (TRAIN, VALIDATION))
-    for split, part in ((TRAIN, train), (VALIDATION, validation)):
-        if not part:
-            raise UserError(f"{config.data}: no question of split '{split}' with a reference; expected some")
-        agents_wanted(config.context, part, list(saved.adapters))
-    return saved, train, validation
 
 
 def execute(config: TrainAggregatorConfig, run: Run) -> Summary:
     """Let the agents answer, tune, and write the run folder."""
+    # Here, because torch, TRL and Ray take seconds to import and a dry run needs none of them.
+    from actors.aggregator_worker import AggregatorPlan, tune_aggregator
+    from actors.cluster import connect
+    from consilience.values.aggregator import losses
+
     started = time.monotonic()
-    saved, train, validation = _inputs(config)
-    table = read_questions(config.data)
-    used = {question.question_id for question in (*train, *validation)}
-    kept = table.filter(pa.array([name in used for name in table.column("question_id").to_pylist()]))
-    write_table(kept, run / "questions.parquet", QUESTIONS)
-    run.record(inputs={str(config.data): digest_file(config.data), str(config.agents): saved.digest()})
+    saved = read_adapters(config.agents)
+    table = write_questions(config.data, run, _serves)
+    questions = questions_of(table)
+    agents_wanted(config.context, questions, list(saved.adapters))
+    run.record(inputs={**run.manifest["inputs"], str(config.agents): saved.digest()})
     answers = answer_questions(saved, run, config.answers, config.hosting)
+    train, validation = ([q for q in questions if q.split == split] for split in (TRAIN, VALIDATION))
     settings = config.model_dump(mode="json", include={"context", "training"})
     fingerprint = digest_json([digest_file(run / "answers.parquet"), digest_file(run / "questions.parquet"), settings])
     if not run.finished("tune", fingerprint, "adapters.json"):
@@ -94,15 +92,22 @@ def execute(config: TrainAggregatorConfig, run: Run) -> Summary:
     return {
         **run.manifest["losses"],
         "context": config.context,
+        **profile_counts(table),
         "questions_train": len(train),
         "questions_validation": len(validation),
         "seconds": round(time.monotonic() - started, 3),
     }
 
 
+def _serves(row: dict[str, Any]) -> bool:
+    """Whether a question teaches the aggregator, or tells when it has learnt enough."""
+    return row["split"] in (TRAIN, VALIDATION) and row.get("reference") is not None
+
+
 def show(folder: Path) -> None:
     """Print the headline."""
     console.print((folder / "summary.json").read_text(encoding="utf-8"), markup=False)
+    console.print(describe_profiles(read_table(folder / "questions.parquet", QUESTIONS)), markup=False)
 
 
 JOB = Job("train_aggregator", __doc__, TrainAggregatorConfig, plan, execute, inputs=("data", "agents"), show=show)

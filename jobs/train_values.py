@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,14 @@ from consilience.values.examples import (
     norm_judgements,
     norm_relevance,
     read_own,
-    split_by_situation,
     story_examples,
 )
 from consilience.values.settings import ClassifierWorkersConfig, EncoderConfig, FitConfig, ValueData
+from consilience.values.split import FOLDS, split_by_situation
 from jobs.cli import Job, Summary, console, main
+
+ALIKE = 0.9
+"""Correlation of two rewards from which the run says that they are near-copies."""
 
 
 class TrainValuesConfig(Config):
@@ -48,7 +52,7 @@ class TrainValuesConfig(Config):
     )
     encoder: EncoderConfig = Field(EncoderConfig(), description="text encoder, by default a small one from a package")
     fit: FitConfig = Field(FitConfig(), description="epochs, batch size, learning rates")
-    folds: int = Field(5, ge=3, description="situations are dealt to this many: one for test, one for validation")
+    folds: int = Field(FOLDS, ge=3, description="situations are dealt to this many: one for test, one for validation")
     split_seed: int = Field(0, ge=0, description="of the split, so that another seed is judged on the same texts")
     workers: ClassifierWorkersConfig = Field(ClassifierWorkersConfig(), description="where the training runs")
     seed: int = Field(0, ge=0, description="of the heads and the order of texts")
@@ -88,10 +92,11 @@ def execute(config: TrainValuesConfig, run: Run) -> Summary:
     follows = [read_own(path) for path in config.data.examples]
     counts: Summary = {}
     if norms is not None:
-        follows.append(norm_judgements(norms))
-        if config.data.moral_stories:
-            stories, counts = _stories(config.data.moral_stories, norms, run)
-            follows.append(stories)
+        stories = read_moral_stories(config.data.moral_stories)
+        follows.append(norm_judgements(norms, stories["norm"]))
+        if len(stories):
+            labelled, counts = _label(stories, norms, run)
+            follows.append(labelled)
     if any(len(frame) for frame in follows):
         results[FOLLOWS] = _train(FOLLOWS, pd.concat(follows), config, run, version)
     for schema, key in ((VALUE_METRICS, "metrics"), (VALUE_CLASSIFIERS, "classifiers")):
@@ -133,6 +138,7 @@ def _train(question: str, examples: pd.DataFrame, config: TrainValuesConfig, run
             "metrics": found.metrics,
             "classifiers": found.classifiers,
             "at_threshold": found.at_threshold,
+            "correlations": found.correlations,
             "history": trained.history,
             "splits": examples["split"].value_counts().to_dict(),
         }
@@ -141,11 +147,10 @@ def _train(question: str, examples: pd.DataFrame, config: TrainValuesConfig, run
     return result
 
 
-def _stories(paths: Sequence[Path], norms: pd.DataFrame, run: Run) -> tuple[pd.DataFrame, Summary]:
+def _label(stories: pd.DataFrame, norms: pd.DataFrame, run: Run) -> tuple[pd.DataFrame, Summary]:
     """Reward examples of Moral Stories, and how many stories have human and predicted values."""
     from consilience.values.norms import norm_profiles
 
-    stories = read_moral_stories(paths)
     profiles = norm_profiles(stories["norm"].tolist(), norms, run.folder)
     human = profiles["profile_source"] == HUMAN
     named = profiles[list(VALUE_NAMES)].sum(axis=1) > 0
@@ -173,7 +178,14 @@ def _headline(results: dict[str, dict[str, Any]]) -> Summary:
                 found = overall.get((value, system), {}).get(figure)
                 summary[f"{key}_{prefix}{value}"] = None if found is None else round(found, 4)
     verdicts = [row["verdict"] for row in results.get(FOLLOWS, {}).get("classifiers", [])]
+    pairs = _pairs(results.get(FOLLOWS, {}).get("correlations", {}))
+    summary["reward_correlation"] = round(sum(pairs.values()) / len(pairs), 4) if pairs else None
     return {**summary, "rewards_usable": verdicts.count("usable"), "rewards_refused": verdicts.count("refused")}
+
+
+def _pairs(correlations: dict[str, dict[str, float]]) -> dict[tuple[str, str], float]:
+    """Correlation of every two values."""
+    return {pair: correlations[pair[0]][pair[1]] for pair in combinations(correlations, 2)}
 
 
 def _notes(results: dict[str, dict[str, Any]], counts: Summary) -> list[str]:
@@ -183,6 +195,10 @@ def _notes(results: dict[str, dict[str, Any]], counts: Summary) -> list[str]:
         for row in result["classifiers"]
         if row["reason"]
     ]
+    pairs = _pairs(results.get(FOLLOWS, {}).get("correlations", {}))
+    alike = [f"{one} and {other} {r:.2f}" for (one, other), r in pairs.items() if r > ALIKE]
+    if alike:
+        notes.append(f"rewards that are near-copies of one another (correlation on test): {', '.join(alike)}")
     if counts:
         notes.append(
             f"Moral Stories: the values of {counts['stories_human']} norms are people's (exact match with Social "

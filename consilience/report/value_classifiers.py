@@ -60,6 +60,7 @@ def _sections(folder: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
             ],
             "splits": manifest[question]["splits"],
             "at_threshold": manifest[question]["at_threshold"],
+            "correlations": manifest[question].get("correlations", {}),
         }
         for question, title in QUESTIONS.items()
         if (chosen := [row for row in classifiers if row["question"] == question])

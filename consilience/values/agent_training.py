@@ -3,21 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from consilience.ppo import losses
-from consilience.ppo.policy import LoraSettings, Policy
+from consilience.ppo.policy import Policy
 from consilience.ppo.rewards import Reward
 from consilience.ppo.rollout import Rollout, Sampler, generate, is_end, pad_left, repetition, response_tokens
-from consilience.ppo.trainer import PPOConfig, PPOTrainer
+from consilience.ppo.settings import LoraSettings, PPOConfig, Rollouts
+from consilience.ppo.trainer import PPOTrainer
 from consilience.values.base import BaseConfig, load_own
 from consilience.values.prompts import agent_prompt
-
-Rollouts = Literal["transformers", "vllm"]
 
 
 @dataclass(frozen=True)

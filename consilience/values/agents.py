@@ -7,33 +7,19 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
-from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import GenerationConfig
 
-from consilience.config import Config
 from consilience.errors import UserError
 from consilience.lm.language_model import LanguageModel
 from consilience.ppo.rollout import pad_left
+from consilience.values.answer_settings import BASE, AnswerConfig
 from consilience.values.base import load_own
 from consilience.values.prompts import agent_prompt
 from consilience.values.saved import SavedAdapters, check_base
 
-BASE = "base"
-"""The name under which the base answers, all adapters off."""
-
 _PEFT_BASE = "__base__"  # PEFT's name for a row without an adapter
-
-
-class AnswerConfig(Config):
-    """How answers are drawn."""
-
-    max_new_tokens: int = Field(64, ge=1, description="longest answer, in tokens")
-    temperature: float = Field(0.0, ge=0, description="0 = always the likeliest token")
-    top_p: float = Field(1.0, gt=0, le=1, description="draw from the likeliest mass p")
-    batch_size: int = Field(16, ge=1, description="answers side by side")
-    seed: int = Field(0, ge=0, description="of the drawing, where temperature is above 0")
 
 
 class Agents:

@@ -16,14 +16,12 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from consilience.lm.language_model import LanguageModel
-from consilience.values.agents import Agents, AnswerConfig
+from consilience.values.agents import Agents
 from consilience.values.aggregator_data import Example, aggregator_prompt
+from consilience.values.answer_settings import AGGREGATOR, AnswerConfig
 from consilience.values.context import ContextKind
 from consilience.values.profile import Profile
 from consilience.values.sft_settings import SftSettings
-
-AGGREGATOR = "aggregator"
-"""The name of the aggregator's adapter."""
 
 
 def build_sft_trainer(
@@ -34,10 +32,15 @@ def build_sft_trainer(
     folder: Path,
     workers: int = 1,
     callbacks: Sequence[TrainerCallback] = (),
+    resumed: bool = False,
 ) -> SFTTrainer:
     """TRL's trainer, ready to `train()`; checkpoints go to `folder`.
 
     The base is changed in place, as it carries the new adapter.
+
+    Args:
+        resumed: it will go on from a checkpoint, whose validation is then not repeated: it would count against
+            `patience` twice.
     """
     disable_progress_bar()  # type: ignore[no-untyped-call]
     lora = settings.lora
@@ -54,7 +57,7 @@ def build_sft_trainer(
         warmup_steps=settings.warmup_steps,
         eval_strategy="steps",
         eval_steps=settings.evaluate_every,
-        eval_on_start=True,
+        eval_on_start=not resumed,
         save_strategy="steps",
         save_steps=settings.evaluate_every,
         save_total_limit=1,

@@ -1,5 +1,6 @@
 """What a trained classifier is worth: calibrated on validation, compared on test with its baselines, and judged."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ from consilience.theories import VALUE_NAMES
 from consilience.values.baseline import bag_of_words, majority
 from consilience.values.calibration import best_threshold, fit_temperature, probabilities
 from consilience.values.classifier import REFUSED, UNTRAINED, USABLE, Head
-from consilience.values.examples import ALL, HUMAN, TEST, TRAIN, VALIDATION
+from consilience.values.examples import ALL, HUMAN
+from consilience.values.split import TEST, TRAIN, VALIDATION
 from consilience.values.value_metrics import Bootstrap, Interval, Quality
 
 Floats = NDArray[np.float64]
@@ -30,12 +32,16 @@ class Assessment:
             each origin of their labels, where there are several.
         classifiers: rows of table `value_classifiers`.
         at_threshold: precision and recall on test at the threshold, by value; empty where untrained.
+        correlations: Pearson's r of two values' logits on all test texts, whatever values those are about; near 1 the
+            two classifiers are copies of one another. Values that are untrained, or whose logits are all the same, are
+            left out.
     """
 
     heads: dict[str, Head]
     metrics: list[dict[str, Any]]
     classifiers: list[dict[str, Any]]
     at_threshold: dict[str, dict[str, float]]
+    correlations: dict[str, dict[str, float]]
 
 
 def assess(question: str, examples: pd.DataFrame, logits: Floats) -> Assessment:
@@ -49,11 +55,18 @@ def assess(question: str, examples: pd.DataFrame, logits: Floats) -> Assessment:
         examples: table `value_examples` with `split`.
         logits: (n, 5) of the examples; those of training are not looked at.
     """
-    found = Assessment({}, [], [], {})
+    found = Assessment({}, [], [], {}, {})
     for column, value in enumerate(VALUE_NAMES):
         known = examples[value].notna().to_numpy()
         _assess_value(question, value, examples[known], logits[known, column], found)
+    found.correlations.update(_correlations(logits[(examples["split"] == TEST).to_numpy()], found.heads))
     return found
+
+
+def _correlations(logits: Floats, heads: Mapping[str, Head]) -> dict[str, dict[str, float]]:
+    frame = pd.DataFrame(logits, columns=list(VALUE_NAMES))
+    known = [value for value in VALUE_NAMES if heads[value].verdict != UNTRAINED and frame[value].nunique() > 1]
+    return {str(value): row.to_dict() for value, row in frame[known].corr().iterrows()}
 
 
 def _assess_value(question: str, value: str, rows: pd.DataFrame, logits: Floats, found: Assessment) -> None:

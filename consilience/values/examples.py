@@ -1,25 +1,25 @@
 """Labelled texts for the two questions: is a value at stake in a text (relevance), does it follow the value (reward).
 
 Examples are frames with the columns of table `value_examples`: a label per value, NaN where it is not known.
+`values.split` parts them.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from consilience.datasets import moral_stories, social_chemistry
-from consilience.errors import UserError
 from consilience.tables import Column, TableSchema, read_table
 from consilience.theories import VALUE_NAMES
+from consilience.values.split import situation_key
 
 RELEVANCE = "relevance"
 FOLLOWS = "follows"
 QUESTIONS = (RELEVANCE, FOLLOWS)
 HUMAN, PREDICTED = "human", "predicted"
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
 ALL = "all"
 _VALUES = list(VALUE_NAMES)
 
@@ -62,12 +62,17 @@ def norm_relevance(norms: pd.DataFrame) -> pd.DataFrame:
     return _examples(norms, norms["rot"], social_chemistry.SOURCE, norms[_VALUES])
 
 
-def norm_judgements(norms: pd.DataFrame) -> pd.DataFrame:
+def norm_judgements(norms: pd.DataFrame, told: Iterable[str] = ()) -> pd.DataFrame:
     """Reward examples of Social Chemistry's judged actions: negative = 0, neutral or positive = 1 (arXiv 2403.12805),
     under the values whose foundation the annotator names.
 
     A value without both labels has none: judgements of one sign alone would teach the source, not the value.
+
+    Args:
+        told: norms of stories. Rules that are among them are left out, or a story's question could be in test while its
+            norm's action is in training.
     """
+    norms = norms[~norms["rot"].map(situation_key).isin({situation_key(norm) for norm in told})]
     judged = norms[norms["action"].notna() & norms["judgement"].notna() & (norms[_VALUES].sum(axis=1) > 0)]
     follows = (judged["judgement"] >= 0).astype(float)
     labels = judged[_VALUES].eq(1).apply(follows.where)
@@ -105,40 +110,3 @@ def _examples(rows: pd.DataFrame, text: pd.Series, source: str, labels: pd.DataF
     fixed = {"item_id": rows["item_id"], "text": text.str.strip(), "situation": rows["situation"]}
     frame = pd.DataFrame({**fixed, "source": source, "label_source": HUMAN})
     return frame.join(labels).reset_index(drop=True)
-
-
-def split_by_situation(examples: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
-    """Add column `split`: whole situations go to train, validation (one fold) or test (one fold), never rows.
-
-    Situations are dealt to the folds in random order, those of the rarest value first, so that every part has its share
-    of each value. A text of validation or test that stands in an earlier part too, in another situation, is left out.
-
-    Raises:
-        UserError: fewer situations than folds.
-    """
-    situation, names = pd.factorize(examples["situation"])
-    if len(names) < folds:
-        raise UserError(f"{len(names)} situations; expected at least {folds}, one per fold")
-    order = np.lexsort((np.random.default_rng(seed).permutation(len(names)), _rarest(examples, situation, len(names))))
-    fold = np.empty(len(names), dtype=np.int64)
-    fold[order] = np.arange(len(names)) % folds
-    parts = np.full(folds, TRAIN, dtype=object)
-    parts[:2] = TEST, VALIDATION
-    split = examples.assign(split=parts[fold[situation]])
-    text = split["text"].str.casefold()
-    in_train = set(text[split["split"] == TRAIN])
-    in_validation = set(text[split["split"] == VALIDATION])
-    seen = (split["split"] != TRAIN) & text.isin(in_train)
-    seen |= (split["split"] == TEST) & text.isin(in_validation)
-    return split[~seen].reset_index(drop=True)
-
-
-def _rarest(examples: pd.DataFrame, situation: NDArray[np.int64], situations: int) -> NDArray[np.int64]:
-    """(situations,) rank, from 0, of the rarest value with a positive label in each situation; 5 where none has."""
-    positive = examples[_VALUES].to_numpy(dtype=float) == 1
-    by_rarity = np.argsort(positive.sum(axis=0), kind="stable")
-    found = np.zeros((situations, len(_VALUES) + 1), dtype=bool)
-    found[:, -1] = True
-    rows, columns = np.nonzero(positive[:, by_rarity])
-    found[situation[rows], columns] = True
-    return found.argmax(axis=1)

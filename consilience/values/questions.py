@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 
 import pandas as pd
@@ -10,11 +9,10 @@ import pyarrow as pa
 
 from consilience.datasets.mic import read_mic
 from consilience.errors import UserError
-from consilience.tables import QUESTIONS, check_key, conform, read_table
+from consilience.tables import QUESTIONS, conform, read_table
 from consilience.theories import VALUE_NAMES
 from consilience.values.profile import Profile, parse_profile
-
-TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
+from consilience.values.split import SPLITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,33 +57,19 @@ def questions_from_stories(stories: pd.DataFrame, profiles: pd.DataFrame) -> pa.
     """Moral Stories as questions: the context and what to do in it, with the moral action as the reference.
 
     Args:
-        stories: of `read_moral_stories`; those without a context are left out, as nothing could be asked of them.
-        profiles: `norm`, a column per value (0..1) and `profile_source`; stories whose norm it lacks are left out.
+        stories: of `read_moral_stories`, all with a context, and their `split`.
+        profiles: of `norms.norm_profiles`, a row per story.
 
     Returns:
-        the `questions` table; the split (80/10/10) is by the norm's digest, so that no norm stands in two.
-
-    Raises:
-        UserError: no story is left.
+        the `questions` table; the norm is the situation.
     """
-    known = profiles.drop_duplicates("norm").set_index("norm")
-    told = stories[stories["context"].notna() & stories["norm"].isin(known.index)]
-    if told.empty:
-        raise UserError("Moral Stories: no story has both a context and a norm with a profile")
-    about = known.loc[told["norm"]]
     columns: Mapping[str, object] = {
-        "question_id": told["story_id"].to_list(),
-        "text": [f"{context} What would be the right thing to do?" for context in told["context"]],
-        "split": [_split(norm) for norm in told["norm"]],
-        "reference": told["moral_action"].to_list(),
-        **{value: about[value].astype(float).to_list() for value in VALUE_NAMES},
-        "profile_source": about["profile_source"].to_list(),
+        "question_id": stories["story_id"].to_list(),
+        "text": [f"{context} What would be the right thing to do?" for context in stories["context"]],
+        "split": stories["split"].to_list(),
+        "situation": stories["norm"].to_list(),
+        "reference": stories["moral_action"].to_list(),
+        **{value: profiles[value].astype(float).to_list() for value in VALUE_NAMES},
+        "profile_source": profiles["profile_source"].to_list(),
     }
-    table = conform(pa.table(columns), QUESTIONS, "Moral Stories")
-    check_key(table, QUESTIONS, "Moral Stories")
-    return table
-
-
-def _split(norm: str) -> str:
-    place = blake2b(norm.strip().lower().encode(), digest_size=8).digest()[0] / 256
-    return TRAIN if place < 0.8 else VALIDATION if place < 0.9 else TEST
+    return conform(pa.table(columns), QUESTIONS, "Moral Stories")

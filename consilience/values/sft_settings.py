@@ -3,7 +3,7 @@
 from pydantic import Field, model_validator
 
 from consilience.config import Config
-from consilience.ppo.policy import LoraSettings
+from consilience.ppo.settings import LoraSettings
 
 
 class SftSettings(Config):

@@ -19,8 +19,8 @@ from consilience.errors import UserError
 from consilience.files import write_json
 from consilience.theories import VALUE_NAMES
 from consilience.values.classifier import WEIGHTS, ValueClassifier
-from consilience.values.examples import TRAIN
 from consilience.values.settings import FitConfig
+from consilience.values.split import TRAIN
 
 MAX_GRAD_NORM = 1.0
 

@@ -27,13 +27,12 @@ from consilience.values.classifier import WEIGHTS, About, ValueClassifier, save_
 from consilience.values.examples import (
     FOLLOWS,
     RELEVANCE,
-    TEST,
     norm_relevance,
-    split_by_situation,
     story_examples,
 )
 from consilience.values.norms import norm_profiles
 from consilience.values.settings import EncoderConfig, FitConfig
+from consilience.values.split import TEST, split_by_situation
 from consilience.values.training import ClassifierTrainer
 from consilience.values.value_metrics import weighted_auc
 

@@ -21,11 +21,12 @@ from consilience.ppo.rewards import call_reward
 from consilience.runs import Run
 from consilience.tables import AGENTS, ANSWERS, read_table
 from consilience.theories import VALUE_NAMES
-from consilience.values.agents import AnswerConfig
+from consilience.values.answer_settings import AnswerConfig
 from consilience.values.base import BaseConfig, load_own
 from consilience.values.saved import read_adapters, save_adapters
-from jobs import train_aggregator
-from jobs.train_agents import TrainAgentsConfig, train_agents
+from jobs import question_table, train_aggregator
+from jobs.agent_runs import train_agents
+from jobs.train_agents import TrainAgentsConfig, summarise
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from lm_models import CHAT, save_tiny_model
@@ -113,10 +114,11 @@ def test_agents_are_stopped_resumed_and_heard(cluster: None, tmp_path: Path) -> 
     config = parse_config(TrainAgentsConfig, raw, "test")
     folder = tmp_path / "agents"
 
-    def run(care: Any, judge: str = "j") -> Any:
+    def run(care: Any, judge: str = "j", folder: Path = folder) -> Any:
         rewards = {"reward": loaders(care=care, fairness=vowels), "judge": loaders(care=vowels, fairness=vowels)}
         with Run.open(folder, "train_agents", raw) as opened:
-            return train_agents(config, opened, rewards, ["r", judge])
+            question_table.write_questions(config.questions, opened)
+            return summarise(config, opened, train_agents(config, opened, rewards, ["r", judge]))
 
     with pytest.raises(UserError, match="reward care returned nan at position 0"):
         run(Twice())
@@ -125,7 +127,7 @@ def test_agents_are_stopped_resumed_and_heard(cluster: None, tmp_path: Path) -> 
 
     summary = run(vowels)
     stages = json.loads((folder / "manifest.json").read_text())["stages"]
-    assert set(stages) == {"train-care", "train-fairness", "held_out"}
+    assert set(stages) == {"questions", "train-care", "train-fairness", "held_out"}
     assert summary["held_out_questions"] == 3
     for value in ("care", "fairness"):
         assert 0 <= summary[f"reward_base_{value}"] <= 1
@@ -137,7 +139,8 @@ def test_agents_are_stopped_resumed_and_heard(cluster: None, tmp_path: Path) -> 
     assert {row["system"] for row in answers} == {"base", "care", "fairness"}
 
     again = run(broken)
-    assert {**again, "seconds": 0} == {**summary, "seconds": 0}, "nothing was trained or heard again"
+    assert again == summary, "nothing was trained or heard again"
+    assert run(vowels, folder=tmp_path / "whole") == summary, "stopped and resumed, or trained in one go"
     run(vowels, judge="another")
     after = json.loads((folder / "manifest.json").read_text())["stages"]
     assert after["train-care"] == stages["train-care"]

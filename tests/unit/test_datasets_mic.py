@@ -3,14 +3,12 @@
 import csv
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from consilience.datasets.mic import read_mic
 from consilience.errors import UserError
 from consilience.tables import QUESTIONS, check_key, conform
-from consilience.theories import VALUE_NAMES
-from consilience.values.questions import questions_from_stories, questions_of, read_questions
+from consilience.values.questions import questions_of, read_questions
 
 HEADER = ["", "chatbot", "Q", "A", "rot", "moral", "moral-vector", "A_agrees", "worker_answer", "split"]
 
@@ -68,35 +66,6 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
 def test_a_bad_row_is_named(tmp_path: Path, row: tuple[str, str, str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_mic(save(tmp_path, ("Fine?", "care", "Yes.", "train"), row))
-
-
-def test_moral_stories_become_questions_whose_norms_stay_in_one_split() -> None:
-    stories = pd.DataFrame(
-        {
-            "story_id": [f"s{k}" for k in range(60)],
-            "norm": [f"You should keep promise {k // 2}." for k in range(60)],
-            "context": [None if k == 0 else f"Ines promised {k} things." for k in range(60)],
-            "moral_action": "Ines keeps them.",
-            "immoral_action": "Ines forgets them.",
-        }
-    )
-    profiles = pd.DataFrame(
-        {
-            "norm": [f"You should keep promise {k}." for k in range(29)],
-            **{value: [float(value == "loyalty")] * 29 for value in VALUE_NAMES},
-            "profile_source": "human",
-        }
-    )
-    questions = questions_of(questions_from_stories(stories, profiles))
-    assert [q.question_id for q in questions] == [f"s{k}" for k in range(1, 58)], "no context, or no profile: left out"
-    assert questions[0].text == "Ines promised 1 things. What would be the right thing to do?"
-    assert questions[0].reference == "Ines keeps them."
-    assert [value.name for value in questions[0].profile.present] == ["loyalty"]
-    splits = {q.question_id: q.split for q in questions}
-    assert all(splits[f"s{k}"] == splits[f"s{k + 1}"] for k in range(2, 56, 2))
-    assert set(splits.values()) == {"train", "validation", "test"}
-    with pytest.raises(UserError, match="no story has both a context and a norm with a profile"):
-        questions_from_stories(stories.head(1), profiles)
 
 
 def test_a_split_of_another_name_is_refused(tmp_path: Path) -> None:

@@ -1,19 +1,22 @@
 """The aggregator learns the answers alone, stops in time, and leaves base and agents as they were."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 import torch
 from lm_models import CHAT, save_tiny_model, tiny_tokeniser
-from transformers import LlamaConfig
+from transformers import LlamaConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from consilience.errors import UserError
-from consilience.ppo.policy import LoraSettings, Policy
+from consilience.ppo.policy import Policy
+from consilience.ppo.settings import LoraSettings
 from consilience.theories import VALUE_NAMES
-from consilience.values.agents import BASE, Agents, AnswerConfig
-from consilience.values.aggregator import AGGREGATOR, aggregate_answers, build_sft_trainer, losses
+from consilience.values.agents import Agents
+from consilience.values.aggregator import aggregate_answers, build_sft_trainer, losses
 from consilience.values.aggregator_data import IGNORED, agents_wanted, build_examples, by_question
+from consilience.values.answer_settings import AGGREGATOR, BASE, AnswerConfig
 from consilience.values.base import BaseConfig, load_own
 from consilience.values.profile import parse_profile
 from consilience.values.questions import Question
@@ -147,6 +150,34 @@ def test_tuning_stops_when_validation_no_longer_improves(base: BaseConfig, tmp_p
     trainer.train()
     found = losses(trainer.state.log_history)
     assert found["best_step"] < found["steps"] < 60
+
+
+class Interrupt(TrainerCallback):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
+        if state.global_step == 8:
+            raise KeyboardInterrupt
+
+
+def test_a_resumed_tuning_repeats_the_numbers_of_an_uninterrupted_one(base: BaseConfig, tmp_path: Path) -> None:
+    def trainer(*callbacks: TrainerCallback, resumed: bool = False) -> Any:
+        model = load_own(base)
+        taught, other = (
+            build_examples(model.tokeniser, "dynamic", [question(k, text, care=1) for k in part], ANSWERS, END, 600, 50)
+            for text, part in (("Yes.", range(6)), ("Never in my life!", range(2)))
+        )
+        chosen = settings(steps=30, evaluate_every=3, patience=2)
+        return build_sft_trainer(model, taught, other, chosen, tmp_path / name, callbacks=callbacks, resumed=resumed)
+
+    name = "whole"
+    whole = trainer()
+    whole.train()
+    name = "parts"
+    with pytest.raises(KeyboardInterrupt):
+        trainer(Interrupt()).train()
+    parts = trainer(resumed=True)
+    parts.train(resume_from_checkpoint=str(tmp_path / "parts/checkpoint-6"))
+    assert losses(parts.state.log_history) == losses(whole.state.log_history)
+    assert 8 < whole.state.global_step < 30, "stopped early, after the interruption"
 
 
 def test_an_answers_table_is_read_by_question() -> None:

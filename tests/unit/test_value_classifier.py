@@ -7,19 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save_file
-from value_models import save_tiny_encoder, value_examples
+from value_models import save_tiny_encoder, store_classifier, value_examples
 
 from consilience.errors import UserError
-from consilience.lm.sources import open_source
 from consilience.theories import VALUE_NAMES
 from consilience.values.assessment import Assessment, assess
 from consilience.values.baseline import bag_of_words, majority
-from consilience.values.classifier import About, Head, ValueClassifier, classify, load_classifier, save_classifier
-from consilience.values.examples import FOLLOWS, RELEVANCE, split_by_situation
+from consilience.values.classifier import Head, ValueClassifier, classify, load_classifier
+from consilience.values.examples import FOLLOWS, RELEVANCE
 from consilience.values.norms import norm_profiles
 from consilience.values.reward import load_reward
 from consilience.values.settings import EncoderConfig, FitConfig
+from consilience.values.split import split_by_situation
 from consilience.values.training import ClassifierTrainer
 
 FIT = FitConfig(epochs=6, batch_size=16, learning_rate=3e-3, head_learning_rate=1e-2)
@@ -53,15 +52,6 @@ def trained(encoder: EncoderConfig, examples: pd.DataFrame) -> ClassifierTrainer
 @pytest.fixture(scope="module")
 def assessed(trained: ClassifierTrainer, examples: pd.DataFrame) -> Assessment:
     return assess(FOLLOWS, examples, trained.logits(examples["text"].tolist()))
-
-
-def store(
-    folder: Path, model: ValueClassifier, encoder: EncoderConfig, heads: dict[str, Head], question: str = FOLLOWS
-) -> Path:
-    save_file(model.state_dict(), folder / "weights.safetensors")
-    about = About(question, encoder, open_source(encoder.source).settings_digest, 0, heads)
-    save_classifier(folder / question, folder / "weights.safetensors", about)
-    return folder
 
 
 def test_training_learns_which_verb_follows(trained: ClassifierTrainer) -> None:
@@ -110,6 +100,9 @@ def test_assessment_compares_and_judges(assessed: Assessment) -> None:
         both = [figures[value, name, "classifier"]["n"] for name in ("human", "predicted")]
         assert sum(both) == figures[value, "all", "classifier"]["n"]
     assert {row["verdict"] for row in assessed.classifiers} <= {"usable", "refused"}
+    assert list(assessed.correlations) == list(VALUE_NAMES)
+    assert assessed.correlations["care"]["care"] == pytest.approx(1)
+    assert assessed.correlations["care"]["loyalty"] > 0.9, "all five learn the verbs, and nothing of their own"
     for row in assessed.classifiers:
         assert (row["verdict"] == "usable") == (row["reason"] is None)
 
@@ -121,6 +114,8 @@ def test_noise_is_refused_and_a_value_without_examples_is_untrained(examples: pd
     assert "not beyond doubt above chance" in str(found.heads["care"].reason)
     assert found.heads["sanctity"].verdict == "untrained"
     assert found.heads["sanctity"].auc is None
+    assert list(found.correlations) == ["authority", "care", "fairness", "loyalty"]
+    assert abs(found.correlations["care"]["loyalty"]) < 0.5
 
 
 def test_baselines() -> None:
@@ -135,7 +130,7 @@ def test_baselines() -> None:
 def test_round_trip_is_bitwise(trained: ClassifierTrainer, encoder: EncoderConfig, tmp_path: Path) -> None:
     heads = dict.fromkeys(VALUE_NAMES, Head("usable", temperature=1.7))
     texts = ["I thanked my brother", "I fouled the river", ""]
-    store(tmp_path, trained.model, encoder, heads)
+    store_classifier(tmp_path, trained.model, encoder, heads)
     model, about = load_classifier(tmp_path / FOLLOWS)
     assert about.heads == heads
     assert (model.logits(texts) == trained.model.logits(texts)).all()
@@ -146,7 +141,8 @@ def test_round_trip_is_bitwise(trained: ClassifierTrainer, encoder: EncoderConfi
 
 
 def test_a_reward_takes_any_text(trained: ClassifierTrainer, encoder: EncoderConfig, tmp_path: Path) -> None:
-    reward = load_reward(store(tmp_path, trained.model, encoder, dict.fromkeys(VALUE_NAMES, Head("usable"))), "care")
+    usable = dict.fromkeys(VALUE_NAMES, Head("usable"))
+    reward = load_reward(store_classifier(tmp_path, trained.model, encoder, usable), "care")
     assert (reward.value, reward.forced) == ("care", False)
     assert reward([]) == []
     odd = ["", " \n", "word " * 200_000, "Ich half meinem Bruder", "彼は兄を助けた", "🙂" * 50, "\x00\ufffd"]
@@ -161,7 +157,7 @@ def test_a_weak_classifier_is_refused_unless_forced(
 ) -> None:
     heads = dict.fromkeys(VALUE_NAMES, Head("usable"))
     heads |= {"care": Head("refused", "AUC too low"), "loyalty": Head("untrained", "too few examples")}
-    folder = store(tmp_path, trained.model, encoder, heads)
+    folder = store_classifier(tmp_path, trained.model, encoder, heads)
     with pytest.raises(UserError, match="care classifier is refused as a reward: AUC too low"):
         load_reward(folder, "care")
     assert load_reward(folder, "care", force=True).forced
@@ -179,7 +175,7 @@ def test_a_known_norm_has_the_values_people_name_another_those_predicted(
     trained: ClassifierTrainer, encoder: EncoderConfig, tmp_path: Path
 ) -> None:
     heads = dict.fromkeys(VALUE_NAMES, Head("usable")) | {"sanctity": Head("untrained", "too few examples")}
-    folder = store(tmp_path, trained.model, encoder, heads, RELEVANCE)
+    folder = store_classifier(tmp_path, trained.model, encoder, heads, RELEVANCE)
     norms = pd.DataFrame({"rot": ["I robbed my brother"], **dict.fromkeys(VALUE_NAMES, 0.0), "loyalty": 1.0})
     texts = ["I helped my brother", "I robbed my brother", "I robbed my brother.", "I helped my brother"]
     profiles = norm_profiles(texts, norms, folder)
@@ -194,7 +190,7 @@ def test_a_known_norm_has_the_values_people_name_another_those_predicted(
 def test_weights_and_encoder_must_be_those_described(
     trained: ClassifierTrainer, encoder: EncoderConfig, tmp_path: Path
 ) -> None:
-    folder = store(tmp_path, trained.model, encoder, dict.fromkeys(VALUE_NAMES, Head("usable"))) / FOLLOWS
+    folder = store_classifier(tmp_path, trained.model, encoder, dict.fromkeys(VALUE_NAMES, Head("usable"))) / FOLLOWS
     about = json.loads((folder / "classifier.json").read_text())
     (folder / "classifier.json").write_text(json.dumps({**about, "weights_digest": "0" * 64}))
     with pytest.raises(UserError, match="not the weights that"):

@@ -16,7 +16,8 @@ from value_models import value_examples
 from consilience.errors import UserError
 from consilience.tables import VALUE_EXAMPLES, conform
 from consilience.theories import VALUE_NAMES
-from consilience.values.examples import read_own, split_by_situation
+from consilience.values.examples import read_own
+from consilience.values.split import part_of, split_by_situation
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,6 +94,28 @@ def test_the_split_depends_on_its_seed_alone() -> None:
     first, again = split_by_situation(examples, 5, 0), split_by_situation(examples, 5, 0)
     pd.testing.assert_frame_equal(first, again)
     assert not split_by_situation(examples, 5, 1)["split"].equals(first["split"])
+
+
+def test_a_public_situation_is_parted_by_its_name_alone() -> None:
+    examples = value_examples(200).assign(source="moral_stories")
+    split = split_by_situation(examples, 5, 3)
+    parts = split.set_index("situation")["split"].to_dict()
+    assert parts == {name: part_of(name, 5, 3) for name in parts}
+    assert part_of(" S1. ", 5, 3) == parts["s1"], "case, spaces and a full stop make no other situation"
+    some = split_by_situation(examples[::3], 5, 3)
+    assert some.set_index("situation")["split"].to_dict().items() <= parts.items(), "whatever else is in the data"
+    both = split_by_situation(
+        pd.concat([examples, value_examples(40).assign(situation=lambda x: "own/" + x.situation)]), 5, 3
+    )
+    assert both[both["source"] == "moral_stories"].set_index("situation")["split"].to_dict().items() <= parts.items()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(3, 10), st.integers(0, 9))
+def test_a_fold_each_is_for_test_and_validation(folds: int, seed: int) -> None:
+    counts = Counter(part_of(f"norm {k}", folds, seed) for k in range(4_000))
+    for part, share in (("test", 1 / folds), ("validation", 1 / folds), ("train", 1 - 2 / folds)):
+        assert counts[part] / 4_000 == pytest.approx(share, abs=5 * (share * (1 - share) / 4_000) ** 0.5)
 
 
 def test_too_few_situations() -> None:

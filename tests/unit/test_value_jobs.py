@@ -1,6 +1,8 @@
 """The jobs of agents and aggregator before anything runs: what they check, and how they say what is wrong."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,8 @@ def save(folder: Path, *rows: dict[str, object]) -> Path:
 
 def run_of(folder: Path, job: str) -> Path:
     folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps({"job": job}))
+    config = {"folds": 5, "split_seed": 0}
+    (folder / "manifest.json").write_text(json.dumps({"job": job, "config": config}))
     return folder
 
 
@@ -123,6 +126,13 @@ def test_the_aggregator_needs_agents_and_references(tmp_path: Path, capsys: pyte
     assert "agents: none for authority, fairness, loyalty, sanctity" in capsys.readouterr().err
     assert main(train_aggregator.JOB, [*line, "--set", "context=some"]) == 2
     assert "key 'context'" in capsys.readouterr().err
+
+
+def test_help_and_dry_run_need_no_model() -> None:
+    jobs = ", ".join(f"jobs.{name}" for name in ("train_values", "train_agents", "train_aggregator"))
+    heavy = "{'torch', 'transformers', 'trl', 'peft', 'ray', 'sklearn', 'scipy'}"
+    check = f"import sys, {jobs}; found = {heavy} & set(sys.modules); sys.exit(str(found) if found else 0)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True).stderr == ""
 
 
 def test_the_projects_own_questions_fit() -> None:

@@ -5,10 +5,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from consilience.lm.sources import open_source
 from consilience.theories import VALUE_NAMES
+from consilience.values.classifier import About, Head, ValueClassifier, save_classifier
+from consilience.values.examples import FOLLOWS
+from consilience.values.settings import EncoderConfig
 
 GOOD = ("helped", "shared", "kept", "thanked", "honoured", "cleaned")
 BAD = ("robbed", "cheated", "left", "mocked", "defied", "fouled")
@@ -57,3 +62,13 @@ def value_examples(situations: int = 40, seed: int = 0) -> pd.DataFrame:
             origin = {"source": "made_up", "label_source": "human" if k % 4 else "predicted"}
             rows.append({"item_id": f"{k}-{label:.0f}", "text": text, "situation": f"s{k}", **origin, **labels})
     return pd.DataFrame(rows)
+
+
+def store_classifier(
+    folder: Path, model: ValueClassifier, encoder: EncoderConfig, heads: dict[str, Head], question: str = FOLLOWS
+) -> Path:
+    """A trained classifier as train_values leaves it in its run folder; returns that folder."""
+    save_file(model.state_dict(), folder / "weights.safetensors")
+    about = About(question, encoder, open_source(encoder.source).settings_digest, 0, heads)
+    save_classifier(folder / question, folder / "weights.safetensors", about)
+    return folder

@@ -1,0 +1,157 @@
+"""Agents trained against their rewards and heard beside the base: what a run of train_agents does on the cluster."""
+
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from actors.agent_worker import hear_agents, train_agent
+from actors.cluster import connect, gather
+from actors.reward import RemoteReward, start_rewards
+from consilience.files import digest_file, digest_json
+from consilience.ppo.rewards import call_reward
+from consilience.runs import Run
+from consilience.tables import AGENTS, ANSWERS, QUESTIONS, read_table, write_table
+from consilience.values.agent_training import AgentPlan, Heard
+from consilience.values.answer_settings import BASE
+from consilience.values.base import base_digest
+from consilience.values.held_out import compare, suspicions
+from consilience.values.questions import questions_of
+from consilience.values.saved import save_adapters
+from consilience.values.split import TEST, TRAIN
+
+if TYPE_CHECKING:
+    from jobs.train_agents import TrainAgentsConfig
+
+
+def train_agents(
+    config: "TrainAgentsConfig", run: Run, loaders: Mapping[str, Mapping[str, Any]], digests: list[str]
+) -> list[str]:
+    """Train on the questions of the run folder, and compare.
+
+    Args:
+        loaders: "reward" and perhaps "judge" to value to what loads it.
+        digests: of the rewards, then of the judge.
+
+    Returns:
+        the values whose classifier is used though it is no better than its baseline.
+    """
+    digest = digest_file(run / "questions.parquet")
+    connect()
+    actors = {kind: start_rewards(each, config.reward_gpus) for kind, each in loaders.items()}
+    loaded = gather([actor.load.remote() for actor in actors.values()])
+    forced = sorted({value for found in loaded for value in found if found[value]})
+    agents = AgentPlan(config.base, config.lora, config.ppo, config.rollouts, config.vllm)
+    asked = questions_of(read_table(run / "questions.parquet", QUESTIONS))
+    settings = config.model_dump(mode="json", include={"lora", "ppo", "rollouts", "vllm", "force_rewards"})
+    trained = digest_json([digest, digests[0], base_digest(config.base), settings])
+    train = [question.text for question in asked if question.split == TRAIN]
+    checkpoints = _train(config, run, agents, train, actors["reward"], trained)
+    save_adapters(run.folder, config.base, checkpoints, {"values": list(config.values)})
+    test = [(q.question_id, q.text) for q in asked if q.split == TEST][: config.held_out]
+    heard = digest_json([trained, digests, config.values, config.held_out, config.seed])
+    if not run.finished("held_out", heard, "agents.parquet", "answers.parquet"):
+        with run.stage("held_out", heard):
+            _compare(config, run, agents, test, checkpoints, actors)
+    return forced
+
+
+def _train(
+    config: "TrainAgentsConfig", run: Run, agents: AgentPlan, questions: list[str], actor: Any, fingerprint: str
+) -> dict[str, Path]:
+    """The last checkpoint of every value's agent, trained now or before."""
+    done = {
+        value: Path(place)
+        for value, place in run.manifest.get("checkpoints", {}).items()
+        if run.finished(f"train-{value}", fingerprint, f"{place}/adapter_model.safetensors")
+    }
+    storage = (run / "training").absolute()
+    waiting = [value for value in config.values if value not in done]
+    running: dict[Any, tuple[str, ExitStack]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < _room(config):
+                value = waiting.pop(0)
+                stage = ExitStack()
+                stage.enter_context(run.stage(f"train-{value}", fingerprint))
+                reward, name = RemoteReward(actor, value), f"{value}-{fingerprint[:12]}"
+                result = train_agent.remote(agents, questions, reward, config.workers, storage, name)
+                running[result] = (value, stage)
+            (result,), _ = ray.wait(list(running))
+            value, stage = running.pop(result)
+            (checkpoint,) = gather([result])
+            done[value] = checkpoint.relative_to(run.folder.absolute())
+            run.record(checkpoints={**run.manifest.get("checkpoints", {}), value: str(done[value])})
+            stage.close()
+            print(f"agent for {value}: trained", file=sys.stderr, flush=True)
+    finally:
+        for result in running:  # one of them failed; the others go on from their checkpoints when the job is resumed
+            ray.cancel(result, force=True)
+    return {value: run / str(done[value]) for value in config.values}
+
+
+def _room(config: "TrainAgentsConfig") -> int:
+    """How many agents are trained or heard at once."""
+    if config.at_once is not None:
+        return config.at_once
+    workers = config.workers
+    cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    needs = {"CPU": workers.num_cpus * workers.workers, "GPU": workers.num_gpus * workers.workers}
+    return max(1, min(int(cluster.get(kind, 0) // need) for kind, need in needs.items() if need))
+
+
+def _compare(
+    config: "TrainAgentsConfig",
+    run: Run,
+    agents: AgentPlan,
+    test: list[tuple[str, str]],
+    checkpoints: Mapping[str, Path],
+    actors: Mapping[str, Any],
+) -> None:
+    """Hear base and agents on the test questions; write their answers and the table of measures."""
+    texts = [text for _, text in test]
+    hear = hear_agents.options(num_cpus=config.workers.num_cpus, num_gpus=config.workers.num_gpus)
+    adapters = {BASE: None, **{value: folder.absolute() for value, folder in checkpoints.items()}}
+    room = _room(config)
+    shares = [dict(list(adapters.items())[first::room]) for first in range(min(room, len(adapters)))]
+    answered = gather([hear.remote(agents, texts, share, config.seed) for share in shares])
+    heard: dict[str, Heard] = {name: share[name] for name in adapters for share in answered if name in share}
+    scores = {
+        (kind, value, system): np.array(call_reward(RemoteReward(actor, value), heard[system].texts))
+        for kind, actor in actors.items()
+        for value in config.values
+        for system in (BASE, value)
+    }
+    rows: list[dict[str, Any]] = []
+    notes: list[str] = []
+    for value in config.values:
+        pairs = {kind: (scores[kind, value, BASE], scores[kind, value, value]) for kind in actors}
+        pairs |= {name: _pair(heard, value, name) for name in ("kl", "length", "ended", "repetition")}
+        found = {name: compare(base, agent, config.seed) for name, (base, agent) in pairs.items()}
+        rows += [{"value": value, "measure": name, **row} for name, row in found.items()]
+        notes += suspicions(value, found)
+    write_table(pa.Table.from_pylist(rows, schema=AGENTS.arrow), run / "agents.parquet", AGENTS)
+    answers = [
+        {
+            "question_id": question,
+            "system": system,
+            "text": text or None,
+            "value": None if system == BASE else system,
+            "reward": None if system == BASE else float(scores["reward", system, system][place]),
+        }
+        for system, each in heard.items()
+        for place, ((question, _), text) in enumerate(zip(test, each.texts, strict=True))
+    ]
+    write_table(pa.Table.from_pylist(answers, schema=ANSWERS.arrow), run / "answers.parquet", ANSWERS)
+    run.record(notes=notes)
+    for note in notes:
+        print(note, file=sys.stderr)
+
+
+def _pair(heard: Mapping[str, Heard], value: str, name: str) -> tuple[Any, Any]:
+    return getattr(heard[BASE], name), getattr(heard[value], name)
