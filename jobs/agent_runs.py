@@ -24,6 +24,7 @@ from consilience.values.held_out import compare, suspicions
 from consilience.values.questions import questions_of
 from consilience.values.saved import save_adapters
 from consilience.values.split import TEST, TRAIN
+from jobs.progress import watching
 
 if TYPE_CHECKING:
     from jobs.train_agents import TrainAgentsConfig
@@ -51,7 +52,8 @@ def train_agents(
     settings = config.model_dump(mode="json", include={"lora", "ppo", "rollouts", "vllm", "force_rewards"})
     trained = digest_json([digest, digests[0], base_digest(config.base), settings])
     train = [question.text for question in asked if question.split == TRAIN]
-    checkpoints = _train(config, run, agents, train, actors["reward"], trained)
+    with watching(run / "training"):
+        checkpoints = _train(config, run, agents, train, actors["reward"], trained)
     save_adapters(run.folder, config.base, checkpoints, {"values": list(config.values)})
     test = [(q.question_id, q.text) for q in asked if q.split == TEST][: config.held_out]
     heard = digest_json([trained, digests, config.values, config.held_out, config.seed])

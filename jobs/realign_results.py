@@ -99,9 +99,10 @@ def conclude(
     gain = held_out.f1_gain
     because = f" ({row['reason']})" if reasons else ""
     note = (
-        f"{name} under {case.theory}, {held_out.items} held-out items: {final}{because}. F1 raw {held_out.f1[RAW].value:.2f}, "
-        f"head alone {held_out.f1[HEAD].value:.2f}, head and tokens {held_out.f1[TOKENS].value:.2f}; the tokens' own "
-        f"part {gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
+        f"{name} under {case.theory}, {held_out.items} held-out items: {final}{because}. "
+        f"F1 raw {held_out.f1[RAW].value:.2f}, head alone {held_out.f1[HEAD].value:.2f}, "
+        f"head and tokens {held_out.f1[TOKENS].value:.2f}; the tokens' own part "
+        f"{gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
     )
     kept = final == KEPT
     return Result(case, row, f1, detail, rows if kept else None, path if kept else None, [note])

@@ -28,6 +28,7 @@ from consilience.values.split import TRAIN, VALIDATION
 from consilience.workers import WorkersConfig
 from jobs.agent_answers import HostingConfig, answer_questions
 from jobs.cli import Job, Summary, console, main
+from jobs.progress import watching
 from jobs.question_table import write_questions
 
 
@@ -86,7 +87,8 @@ def execute(config: TrainAggregatorConfig, run: Run) -> Summary:
                 saved.base, config.context, config.training, train, validation, by_question(answers)
             )
             storage = (run / "training").absolute()
-            folder, history = tune_aggregator(aggregator, config.workers, storage, f"tune-{fingerprint[:12]}")
+            with watching(storage):
+                folder, history = tune_aggregator(aggregator, config.workers, storage, f"tune-{fingerprint[:12]}")
             save_adapters(run.folder, saved.base, {AGGREGATOR: folder}, {"context": config.context})
             run.record(losses=losses(history), history=history)
     return {

@@ -39,6 +39,7 @@ from consilience.values.examples import (
 from consilience.values.settings import ClassifierWorkersConfig, EncoderConfig, FitConfig, ValueData
 from consilience.values.split import FOLDS, split_by_situation
 from jobs.cli import Job, Summary, console, main
+from jobs.progress import watching
 
 ALIKE = 0.9
 """Correlation of two rewards from which the run says that they are near-copies."""
@@ -127,9 +128,10 @@ def _train(question: str, examples: pd.DataFrame, config: TrainValuesConfig, run
         write_table(table, run / files[2], VALUE_EXAMPLES)
         connect()
         storage, name = run / "training", f"{question}-{version[:12]}"
-        trained = train_classifier(
-            run / files[2], config.encoder, config.fit, config.seed, config.workers, storage, name
-        )
+        with watching(storage):
+            trained = train_classifier(
+                run / files[2], config.encoder, config.fit, config.seed, config.workers, storage, name
+            )
         found = assess(question, examples, trained.logits)
         encoder = open_source(config.encoder.source, config.encoder.revision)
         about = About(question, config.encoder, encoder.settings_digest, config.seed, found.heads)
