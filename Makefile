@@ -9,7 +9,7 @@ UV := $(VENV)/bin/uv
 FIND_LINKS := $(strip $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 TORCH := $(if $(FIND_LINKS),--find-links "$(FIND_LINKS)",--torch-backend auto)
 
-.PHONY: setup demo test lint bench chaos clean
+.PHONY: setup demo demo-values serve test lint bench chaos clean
 
 setup: $(VENV)/.ready
 
@@ -22,6 +22,17 @@ $(VENV)/.ready: pyproject.toml requirements.lock requirements-models.txt
 
 demo: setup
 	$(PY) -m jobs.pipeline --config configs/demo.yaml --out runs/demo
+
+# Value classifiers, five moral agents, the contextual aggregator, and the tables of all of them.
+demo-values: setup
+	$(PY) -m jobs.train_values --config configs/demo_values/train_values.yaml --out runs/demo-values/classifiers
+	$(PY) -m jobs.train_agents --config configs/demo_values/train_agents.yaml --out runs/demo-values/agents
+	$(PY) -m jobs.train_aggregator --config configs/demo_values/train_aggregator.yaml --out runs/demo-values/aggregator
+	$(PY) -m jobs.evaluate --config configs/demo_values/evaluate.yaml --out runs/demo-values/evaluation
+
+# The service on loopback, on what `make demo` and `make demo-values` left; prints its address and a token.
+serve: setup
+	$(PY) -m serve_app --config configs/serve.yaml
 
 lint: setup
 	$(VENV)/bin/ruff check .

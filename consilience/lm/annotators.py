@@ -31,6 +31,15 @@ class RealignedAnnotator(ModelBlock):
     num_gpus: float = Field(0, ge=0, description="GPUs of one actor")
 
 
+class CalibratedAnnotator(ModelBlock):
+    """A model tuned on people's votes (`consilience.calibration`): its base with the adapter on it."""
+
+    kind: Literal["calibrated"]
+    adapter: Path = Field(description="folder `adapter` of a run of jobs.calibrate")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="as in tuning")
+    num_gpus: float = Field(0, ge=0, description="GPUs of one actor")
+
+
 class SyntheticAnnotator(AnnotatorBlock):
     """A behaviour without a model: a robustness control, never a stand-in for one."""
 
@@ -43,6 +52,11 @@ class SyntheticAnnotator(AnnotatorBlock):
 
 
 AnnotatorConfig = Annotated[
-    TransformersAnnotator | RealignedAnnotator | VLLMAnnotator | OpenAIAnnotator | SyntheticAnnotator,
+    TransformersAnnotator
+    | RealignedAnnotator
+    | CalibratedAnnotator
+    | VLLMAnnotator
+    | OpenAIAnnotator
+    | SyntheticAnnotator,
     Field(discriminator="kind"),
 ]

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -9,7 +11,13 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import linear
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from consilience.errors import UserError
@@ -22,15 +30,23 @@ _TOKENS_PER_BATCH = {"cpu": 2_048, "cuda": 32_768}
 
 
 @cache
-def load_model(source: str, revision: str | None = None, dtype: Dtype = "auto") -> "LanguageModel":
+def load_model(
+    source: str,
+    revision: str | None = None,
+    dtype: Dtype = "auto",
+    adapter: Path | None = None,
+    four_bit: bool = False,
+) -> "LanguageModel":
     """Load a model once per process, on the GPU where there is one.
 
     Args:
         source, revision: see `sources`.
         dtype: auto is bfloat16 where it is faster than float32: on a GPU, and on a CPU with instructions for it.
+        adapter: folder of an adapter (`adapters`) to put on it.
+        four_bit: weights in NF4, twice quantised (Dettmers et al. 2023); needs a GPU and bitsandbytes.
 
     Raises:
-        UserError: the source cannot be had, or is not a causal language model.
+        UserError: the source cannot be had, or is not a causal language model; or the adapter is not one for it.
     """
     files = open_source(source, revision)
     disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -40,6 +56,7 @@ def load_model(source: str, revision: str | None = None, dtype: Dtype = "auto") 
         dtype=_fastest(device) if dtype == "auto" else getattr(torch, dtype),
         local_files_only=True,
         output_loading_info=True,
+        **(_four_bit() if four_bit else {}),
     )
     model, report = loaded
     if report["missing_keys"]:
@@ -47,7 +64,32 @@ def load_model(source: str, revision: str | None = None, dtype: Dtype = "auto") 
             f"model source '{source}': not a causal language model, it has no {min(report['missing_keys'])}"
         )
     tokeniser = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
-    return LanguageModel(model.to(device), tokeniser)
+    if adapter is not None:
+        from consilience.lm.adapters import put_on  # PEFT takes seconds to import, and most models have no adapter
+
+        put_on(model, adapter, files.digest)
+    return LanguageModel(model if four_bit else model.to(device), tokeniser)
+
+
+def check_four_bit() -> None:
+    """Check that weights in four bits can be used.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if not torch.cuda.is_available() or find_spec("bitsandbytes") is None:
+        raise UserError("four_bit: needs a GPU and the package bitsandbytes; expected false here")
+
+
+def _four_bit() -> dict[str, Any]:
+    check_four_bit()
+    settings = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": settings, "device_map": {"": 0}}
 
 
 def _fastest(device: torch.device) -> torch.dtype:
@@ -104,7 +146,7 @@ class LanguageModel:
         hidden = torch.empty(len(units), len(units[0].suffixes), self.width, device=self.model.device)
         wanted = torch.tensor(tokens, device=self.model.device)
         with torch.inference_mode():
-            for batch in _batches([len(unit) for unit in units], self.tokens_per_batch):
+            for batch in batches([len(unit) for unit in units], self.tokens_per_batch):
                 states, logits = forward([units[index] for index in batch], positions)
                 read = self._log_probs(states, logits, wanted)
                 result[batch] = read.cpu().double().numpy().reshape(len(batch), *result.shape[1:])
@@ -112,12 +154,33 @@ class LanguageModel:
         shape = (len(prompts), -1)
         return result.reshape(*shape, positions, len(tokens)), hidden.view(*shape, self.width)
 
-    def _forward_packed(self, prompts: Sequence[Prompt], positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def logits(
+        self, prompts: Sequence[Prompt], tokens: Sequence[int], embeddings: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of `tokens` after every suffix, (r, k) float32, and the log-normaliser of each of the r places, (r,).
+
+        All in one batch. Gradients flow into whatever weights take one, an adapter's say. `embeddings` (1, T, width)
+        stand in for those of the packed prompts' tokens; only a model that packs takes them.
+        """
+        if self.packs:
+            states, logits = self._forward_packed(prompts, 1, embeddings)
+        else:
+            states, logits = self._forward_padded(
+                [Prompt(p.prefix, [suffix]) for p in prompts for suffix in p.suffixes], 1
+            )
+        wanted = torch.tensor(tokens, device=self.model.device)
+        chosen = self._logits(states, wanted) if self._head_is_linear else logits[:, wanted].float()
+        return chosen, logits.detach().float().logsumexp(-1)
+
+    def _forward_packed(
+        self, prompts: Sequence[Prompt], positions: int, embeddings: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Last hidden states (r, width) and logits (r, vocabulary) at r = prompts x suffixes x positions places."""
         packed = Packed(prompts, self.model.device)
+        inputs = {"input_ids": packed.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
         with packed_attention(self.model):
             states, logits = self._forward(
-                packed.last(positions), input_ids=packed.input_ids, position_ids=packed.position_ids, packed=packed
+                packed.last(positions), **inputs, position_ids=packed.position_ids, packed=packed
             )
         return states[0], logits[0]
 
@@ -164,7 +227,7 @@ class LanguageModel:
             return bool(torch.dist(self._logits(states[0], tokens), own) < 0.02 * own.norm())
 
 
-def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Indices of like lengths together, `budget` tokens a batch at most or one index alone."""
     batch: list[int] = []
     total = 0

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from consilience.files import digest_file, digest_json
-from consilience.lm.annotators import AnnotatorConfig, RealignedAnnotator, SyntheticAnnotator
+from consilience.lm.annotators import AnnotatorConfig, CalibratedAnnotator, RealignedAnnotator, SyntheticAnnotator
 from consilience.lm.openai_annotator import OpenAIAnnotator, read_key, request_digest
 from consilience.lm.prompts import wording_digest
 from consilience.lm.scorer import Scorer
-from consilience.lm.sources import check_source, open_source
+from consilience.lm.sources import check_source, digest_adapter, open_source
 from consilience.lm.synthetic import RECORDED, SyntheticScorer
 from consilience.lm.vllm_annotator import VLLMAnnotator, check_vllm
 
@@ -29,6 +29,8 @@ def check(config: AnnotatorConfig) -> None:
             check_vllm()
         if isinstance(config, RealignedAnnotator):
             _digest_artefacts(config)
+        if isinstance(config, CalibratedAnnotator):
+            digest_adapter(config.adapter)
         check_source(config.source, config.revision)
 
 
@@ -62,9 +64,9 @@ def open_scorer(config: AnnotatorConfig, answers: Path) -> Scorer:
         return TransformersScorer(model, config.persona, config.elicitation)
     from consilience.lm.language_model import load_model
 
-    return TransformersScorer(
-        load_model(config.source, config.revision, config.dtype), config.persona, config.elicitation
-    )
+    adapter = config.adapter if isinstance(config, CalibratedAnnotator) else None
+    loaded = load_model(config.source, config.revision, config.dtype, adapter)
+    return TransformersScorer(loaded, config.persona, config.elicitation)
 
 
 def describe(config: AnnotatorConfig) -> dict[str, Any]:
@@ -79,6 +81,8 @@ def describe(config: AnnotatorConfig) -> dict[str, Any]:
     licence = f"{files.licence} ({files.licence_note})" if files.licence_note else files.licence
     if isinstance(config, RealignedAnnotator):
         row |= {"artefact": ", ".join(map(str, config.artefacts)), "parent": config.parent}
+    if isinstance(config, CalibratedAnnotator):
+        row["adapter"] = str(config.adapter)
     return {
         **row,
         "source": config.source,
@@ -101,7 +105,11 @@ def annotator_digest(config: AnnotatorConfig) -> str:
     files = open_source(config.source, config.revision)
     wording = wording_digest(config.elicitation, config.persona)
     parts = [config.kind, files.digest, files.settings_digest, config.dtype, config.elicitation, wording]
-    return digest_json([*parts, *(_digest_artefacts(config) if isinstance(config, RealignedAnnotator) else [])])
+    if isinstance(config, RealignedAnnotator):
+        parts += _digest_artefacts(config)
+    if isinstance(config, CalibratedAnnotator):
+        parts.append(digest_adapter(config.adapter))
+    return digest_json(parts)
 
 
 def _digest_artefacts(config: RealignedAnnotator) -> list[str]:

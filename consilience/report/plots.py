@@ -126,6 +126,38 @@ def calibration(curves: pd.DataFrame) -> str:
         return _svg(figure, "calibration", "Share of people against the consensus in ten bins by method; see table.")
 
 
+def people_reliability(curves: pd.DataFrame) -> str:
+    """People's mean share against the mean probability in bins, per system; the diagonal is perfect calibration.
+
+    `curves` has `system, p, people`, for the systems before, after and encoder.
+    """
+    styles = {"before": ("before", ORANGE, "s"), "after": ("after", BLUE, "o"), "encoder": ("encoder", MUTED, "^")}
+    with mpl.rc_context(_STYLE):
+        figure, axes = _canvas(400, 360)
+        axes.plot([0, 1], [0, 1], color=RULE, linewidth=1)
+        for system, (label, colour, marker) in styles.items():
+            rows = curves[curves["system"] == system].sort_values("p")
+            if len(rows):
+                axes.plot(rows["p"], rows["people"], marker, color=colour, label=label, linestyle="-", linewidth=1)
+        _unit_axis(axes, "probability of an answer, mean of a bin")
+        axes.set(ylim=(-0.02, 1.02), yticks=[0, 0.5, 1], yticklabels=["0", "0.5", "1"], ylabel="people's share")
+        _legend(figure, 3)
+        return _svg(figure, "people", "Share of people against a model's probability in ten bins; see table.")
+
+
+def losses(train: pd.DataFrame, validation: pd.DataFrame) -> str:
+    """Loss per step of training and at each validation; both have `step, loss`, nats per token."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _canvas(460, 260)
+        axes.plot(train["step"], train["loss"], color=MUTED, linewidth=1, label="training")
+        axes.plot(validation["step"], validation["loss"], "o-", color=BLUE, linewidth=1.5, label="validation")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="steps", ylabel="nats per token")
+        axes.grid(axis="y")
+        _legend(figure)
+        return _svg(figure, "losses", "Loss in training and at each validation by step; see table.")
+
+
 def f1_pairs(rows: pd.DataFrame) -> str:
     """F1 against the EM consensus and against the plain mean, joined by a line, per annotator."""
     with mpl.rc_context(_STYLE):

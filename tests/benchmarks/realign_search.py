@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.realign_search --data ../shared/data --work runs/realign-arms
 
-The posts, target and first split of `realign_arms`; what it has annotated there is used. Variants are compared by JS
-and F1 on the 60 held-out posts; the least JS on dev chooses the epoch. "own answers": no head at all, the model's own
+The 200 shortest posts of `realign_arms` with their target; what it has annotated there is used. 100 are trained on, 50
+choose the epoch by the least JS, and on 50 the variants are compared. "own answers": no head at all, the model's own
 yes and no are read, and tokens alone are trained.
 """
 
@@ -26,8 +26,7 @@ from consilience.lm.language_model import LanguageModel, load_model
 from consilience.realign.objective import bernoulli_js
 from consilience.realign.pair import Pair, Readable, build_trainer, locate, make_readable
 from consilience.realign.reader import SuffixReader, _Suffixes
-from consilience.realign.settings import SplitConfig
-from consilience.realign.split import split_items
+from consilience.realign.split import Split
 from consilience.realign.target import leave_one_out
 from consilience.realign.training import HEAD, TOKENS
 from consilience.theories import pick_theories
@@ -35,6 +34,7 @@ from tests.benchmarks.realign_arms import JUDGED, REAL, THEORY
 from tests.benchmarks.realign_pool import SMOLLM2, annotate, posts
 
 RATE = 0.1
+POSTS = 200
 
 
 class MeanReader(SuffixReader):
@@ -116,11 +116,12 @@ def main() -> None:
     model = load_model(SMOLLM2)
     items, texts = posts(options.data, 600)
     frame = annotate(items, texts, pick_theories([THEORY, "utilitarianism"]), options.work)
-    aims = leave_one_out(frame, JUDGED, TruncatedNormalEM()).of(THEORY)[items].to_numpy()
-    splits = split_items(len(texts), SplitConfig(cross_fit_below=0), 0)
-    pair = Pair(
-        TransformersAnnotator(annotator=JUDGED, kind="transformers", source=SMOLLM2), THEORY, texts, aims, splits
-    )
+    target = leave_one_out(frame, JUDGED, TruncatedNormalEM()).of(THEORY)
+    shortest = sorted(range(len(texts)), key=lambda place: len(texts[place]))[:POSTS]
+    aims = target[[items[place] for place in shortest]].to_numpy()
+    parts = np.split(np.random.default_rng(0).permutation(POSTS), [POSTS // 2, POSTS * 3 // 4])
+    annotator = TransformersAnnotator(annotator=JUDGED, kind="transformers", source=SMOLLM2)
+    pair = Pair(annotator, THEORY, [texts[place] for place in shortest], aims, [Split(*map(np.sort, parts))])
     readable = make_readable(model, pair, options.work, 8e9)
     print("| variant | held-out JS | held-out F1 |\n|---|---|---|")
     own_answers(model, pair, readable)

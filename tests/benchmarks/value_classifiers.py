@@ -22,8 +22,9 @@ from consilience.datasets.moral_stories import read_moral_stories
 from consilience.datasets.social_chemistry import read_social_chemistry
 from consilience.lm.sources import open_source
 from consilience.theories import VALUE_NAMES
+from consilience.values.about import WEIGHTS, About
 from consilience.values.assessment import Assessment, assess
-from consilience.values.classifier import WEIGHTS, About, ValueClassifier, save_classifier
+from consilience.values.classifier import ValueClassifier, save_classifier
 from consilience.values.examples import (
     FOLLOWS,
     RELEVANCE,

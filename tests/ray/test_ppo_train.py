@@ -78,7 +78,7 @@ def comparable(metrics: Metrics) -> Metrics:
     return {name: value for name, value in metrics.items() if not name.startswith("seconds")}
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_a_run_outlives_a_killed_worker_and_a_bad_reward(cluster: None, tmp_path: Path) -> None:
     """Two workers lose one, go on, stop at a bad reward; one worker finishes. The numbers are one process's."""
     alone = build(Reward())

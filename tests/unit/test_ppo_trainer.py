@@ -284,7 +284,7 @@ def test_bad_prompts_are_named(prompts: Sequence[Sequence[int]], message: str) -
 
 
 def broken(texts: list[str]) -> list[float]:
-    raise ConnectionError("reward service is down")
+    raise ConnectionError("reward service\n  is down\n")
 
 
 @pytest.mark.parametrize(
@@ -298,8 +298,9 @@ def broken(texts: list[str]) -> list[float]:
         (lambda texts: 1.0, "returned float scores for 16 texts"),
         (lambda texts: torch.tensor(1.0), "returned Tensor scores for 16 texts"),
         (lambda texts: torch.ones(16, 2), r"returned tensor\(\[1., 1.\]\) at position 0"),
+        (lambda texts: torch.ones(16, 2, 1), r"returned tensor\(\[\[1.\], \[1.\]\]\) at position 0"),
     ],
-    ids=["raises", "nan", "infinite", "none", "short", "scalar", "scalar tensor", "table"],
+    ids=["raises", "nan", "infinite", "none", "short", "scalar", "scalar tensor", "table", "tables"],
 )
 def test_a_reward_that_fails_stops_and_keeps_everything(reward: Any, message: str, tmp_path: Path) -> None:
     policy = tiny_policy()
@@ -308,8 +309,9 @@ def test_a_reward_that_fails_stops_and_keeps_everything(reward: Any, message: st
     trainer.save(tmp_path / "checkpoint")
     before = {name: parameter.detach().clone() for name, parameter in policy.trainable.items()}
     trainer._reward = reward
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as raised:
         trainer.step()
+    assert "\n" not in str(raised.value)
     assert trainer.update == 1
     assert all(torch.equal(before[name], parameter) for name, parameter in policy.trainable.items())
     resumed = PPOTrainer(tiny_policy(), [[2], [3]], worth, config())

@@ -9,7 +9,8 @@ import pytest
 from consilience.consensus.em import TruncatedNormalEM
 from consilience.consensus.matrix import ScoreMatrix
 from consilience.errors import UserError
-from consilience.realign.certificate import KEPT, ROLLED_BACK, HeldOut, Interval, before_after, judge, verdict
+from consilience.intervals import Interval
+from consilience.realign.certificate import KEPT, ROLLED_BACK, HeldOut, before_after, judge, verdict
 from consilience.realign.gate import assess
 from consilience.realign.settings import GateConfig
 from consilience.realign.target import leave_one_out

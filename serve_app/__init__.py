@@ -1,0 +1,1 @@
+"""The service: moral agents, aggregator and judges behind one HTTP interface, on Ray Serve."""
