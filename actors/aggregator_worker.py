@@ -12,7 +12,6 @@ from ray.train import Checkpoint
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from actors.training import note_progress, run_workers
-from consilience.errors import UserError
 from consilience.files import write_json
 from consilience.values.aggregator import build_sft_trainer
 from consilience.values.aggregator_data import Answers, build_examples
@@ -70,9 +69,6 @@ def _tune(settings: dict[str, Any], resumed: str | None) -> None:
     plan: AggregatorPlan = settings["plan"]
     workers: WorkersConfig = settings["workers"]
     tuning = plan.settings
-    share = tuning.microbatch_size * workers.workers
-    if tuning.batch_size % share:
-        raise UserError(f"batch_size {tuning.batch_size}: not a multiple of microbatch_size x workers, {share}")
     model = load_own(plan.base)
     room = min(tuning.max_tokens, model.window or tuning.max_tokens)
     train, validation = (

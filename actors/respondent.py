@@ -7,12 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from actors.moral_agent import part_file
 from consilience.tables import ANSWERS, write_table
 from consilience.values.agents import Agents, open_agents
 from consilience.values.answer_settings import AnswerConfig
 from consilience.values.prompts import prompt
-from consilience.values.requests import read_requests
+from consilience.values.requests import part_file, read_requests
 from consilience.values.saved import SavedAdapters
 
 

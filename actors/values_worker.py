@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 from actors.training import note_progress, run_workers
 from consilience.tables import VALUE_EXAMPLES, read_table
 from consilience.theories import VALUE_NAMES
-from consilience.values.classifier import WEIGHTS, ValueClassifier
+from consilience.values.about import WEIGHTS
+from consilience.values.classifier import ValueClassifier
 from consilience.values.settings import ClassifierWorkersConfig, EncoderConfig, FitConfig
 from consilience.values.split import TRAIN
 from consilience.values.training import ClassifierTrainer

@@ -1,6 +1,6 @@
-"""All questions answered by all agents: Ray Data streams them through a pool of actors, in parts that resume."""
+"""Requests answered by agents and aggregators: Ray Data streams them through a pool of actors, in parts that resume."""
 
-import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +12,10 @@ from consilience.files import digest_file, digest_json
 from consilience.runs import Run
 from consilience.tables import ANSWERS, read_table, write_table
 from consilience.values.answer_settings import AnswerConfig
+from consilience.values.questions import Question
+from consilience.values.requests import Request, part_file, write_requests
 from consilience.values.saved import SavedAdapters
+from consilience.values.systems import alone
 from jobs.progress import progress
 
 
@@ -22,50 +25,71 @@ class HostingConfig(Config):
     num_cpus: float = Field(1, gt=0, description="CPU cores of an actor")
     num_gpus: float = Field(0, ge=0, description="GPUs of an actor")
     actors: tuple[int, int] = Field((1, 1), description="smallest and largest number of actors")
-    batch_size: int = Field(16, ge=1, description="questions per part that is written")
+    batch_size: int = Field(16, ge=1, description="answers per part that is written")
 
 
-def answer_questions(saved: SavedAdapters, run: Run, config: AnswerConfig, hosting: HostingConfig) -> pa.Table:
-    """Answers of all agents to `questions.parquet` of the run folder, also written as `answers.parquet`.
-
-    What was answered by an earlier run of the same folder, agents and settings is not answered again.
-    """
-    # Here, because torch and Ray take seconds to import and a dry run needs none of them.
-    from actors.moral_agent import part_file
-
-    questions = (run / "questions.parquet").absolute()
-    wording = config.model_dump(mode="json")
-    fingerprint = digest_json([saved.digest(), digest_file(questions), wording, hosting.batch_size])
-    if run.finished("answers", fingerprint, "answers.parquet"):
-        return read_table(run / "answers.parquet", ANSWERS)
-    with run.stage("answers", fingerprint):
-        parts = (run / "parts" / fingerprint[:12]).absolute()
-        batches = math.ceil(pq.read_metadata(questions).num_rows / hosting.batch_size)
-        _stream(saved, questions, batches, parts, config, hosting)
-        table = pa.concat_tables(pq.read_table(part_file(parts, batch)) for batch in range(batches))
-        write_table(table, run / "answers.parquet", ANSWERS)
+def answer_questions(
+    questions: Sequence[Question], saved: SavedAdapters, run: Run, answers: AnswerConfig, hosting: HostingConfig
+) -> pa.Table:
+    """Answers of all agents to `questions`, also written as `answers.parquet`."""
+    table = respond("alone", alone(questions, list(saved.adapters)), [saved], run, answers, hosting)
+    write_table(table.append_column("value", table.column("system")), run / "answers.parquet", ANSWERS)
     return read_table(run / "answers.parquet", ANSWERS)
 
 
+def respond(
+    name: str,
+    requests: Sequence[Request],
+    saved: Sequence[SavedAdapters],
+    run: Run,
+    answers: AnswerConfig,
+    hosting: HostingConfig,
+) -> pa.Table:
+    """Answers to `requests`, in parts named after the words that are asked, who is asked and how answers are drawn.
+
+    A part that is there is not made again: what was answered is not asked again.
+    """
+    adapters = {request.adapter for request in requests}
+    needed = [each for each in saved if not adapters.isdisjoint(each.adapters)]
+    path = (run / f"requests_{name}.parquet").absolute()
+    batches = write_requests(path, requests, hosting.batch_size)
+    wording = answers.model_dump(mode="json")
+    fingerprint = digest_json([digest_file(path), [each.digest() for each in needed], wording])
+    parts = (run / "parts" / fingerprint[:12]).absolute()
+    missing = [batch for batch in range(batches) if not part_file(parts, batch).exists()]
+    if missing:
+        with run.stage(f"answers_{name}", fingerprint):
+            done = len(requests) - min(len(requests), len(missing) * hosting.batch_size)
+            _stream(missing, needed, path, parts, answers, hosting, len(requests), done)
+    return pa.concat_tables(pq.read_table(part_file(parts, batch)) for batch in range(batches))
+
+
 def _stream(
-    saved: SavedAdapters, questions: Path, batches: int, parts: Path, config: AnswerConfig, hosting: HostingConfig
+    batches: Sequence[int],
+    saved: Sequence[SavedAdapters],
+    requests: Path,
+    parts: Path,
+    answers: AnswerConfig,
+    hosting: HostingConfig,
+    total: int,
+    done: int,
 ) -> None:
+    # Here, because torch and Ray take seconds to import and a dry run needs none of them.
     import ray
     from ray.data import ActorPoolStrategy
 
     from actors.cluster import connect
-    from actors.moral_agent import Answerer
+    from actors.respondent import Respondent
 
     connect()
-    results = ray.data.from_items(list(range(batches)), override_num_blocks=batches).map_batches(
-        Answerer,
-        fn_constructor_args=(saved, questions, hosting.batch_size, parts, config),
+    results = ray.data.from_items(list(batches), override_num_blocks=len(batches)).map_batches(
+        Respondent,
+        fn_constructor_args=(saved, requests, parts, answers),
         batch_size=None,
         compute=ActorPoolStrategy(min_size=hosting.actors[0], max_size=hosting.actors[1]),
         num_cpus=hosting.num_cpus,
         num_gpus=hosting.num_gpus,
     )
-    total = pq.read_metadata(questions).num_rows * len(saved.adapters)
-    with progress("agents answering", total) as advance:
+    with progress("answering", total, done) as advance:
         for batch in results.iter_batches(batch_size=None, batch_format="numpy"):
-            advance(int(batch["answered"].sum() + batch["reused"].sum()))
+            advance(int(batch["answers"].sum()))

@@ -17,11 +17,15 @@ from consilience.files import digest_file, digest_json
 from consilience.ppo.rewards import call_reward
 from consilience.runs import Run
 from consilience.tables import AGENTS, ANSWERS, QUESTIONS, read_table, write_table
+from consilience.values.about import forced_notes
 from consilience.values.agent_training import AgentPlan, Heard
 from consilience.values.answer_settings import BASE
 from consilience.values.base import base_digest
+from consilience.values.evaluation import Slice
+from consilience.values.examples import ALL
 from consilience.values.held_out import compare, suspicions
-from consilience.values.questions import questions_of
+from consilience.values.question_data import by_digest
+from consilience.values.questions import questions_of, situations_of
 from consilience.values.saved import save_adapters
 from consilience.values.split import TEST, TRAIN
 from jobs.progress import watching
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
 
 def train_agents(
     config: "TrainAgentsConfig", run: Run, loaders: Mapping[str, Mapping[str, Any]], digests: list[str]
-) -> list[str]:
+) -> dict[str, list[str]]:
     """Train on the questions of the run folder, and compare.
 
     Args:
@@ -40,26 +44,28 @@ def train_agents(
         digests: of the rewards, then of the judge.
 
     Returns:
-        the values whose classifier is used though it is no better than its baseline.
+        reward and judge to the values whose classifier was refused as a reward and is used all the same.
     """
     digest = digest_file(run / "questions.parquet")
     connect()
     actors = {kind: start_rewards(each, config.reward_gpus) for kind, each in loaders.items()}
-    loaded = gather([actor.load.remote() for actor in actors.values()])
-    forced = sorted({value for found in loaded for value in found if found[value]})
+    loaded = dict(zip(actors, gather([actor.load.remote() for actor in actors.values()]), strict=True))
+    forced = {kind: sorted(value for value, is_forced in each.items() if is_forced) for kind, each in loaded.items()}
     agents = AgentPlan(config.base, config.lora, config.ppo, config.rollouts, config.vllm)
-    asked = questions_of(read_table(run / "questions.parquet", QUESTIONS))
+    table = read_table(run / "questions.parquet", QUESTIONS)
+    asked = questions_of(table)
     settings = config.model_dump(mode="json", include={"lora", "ppo", "rollouts", "vllm", "force_rewards"})
     trained = digest_json([digest, digests[0], base_digest(config.base), settings])
     train = [question.text for question in asked if question.split == TRAIN]
     with watching(run / "training"):
         checkpoints = _train(config, run, agents, train, actors["reward"], trained)
     save_adapters(run.folder, config.base, checkpoints, {"values": list(config.values)})
-    test = [(q.question_id, q.text) for q in asked if q.split == TEST][: config.held_out]
+    drawn = set(by_digest(q.question_id for q in asked if q.split == TEST)[: config.held_out])
+    test = table.filter(pa.array([q.question_id in drawn for q in asked]))
     heard = digest_json([trained, digests, config.values, config.held_out, config.seed])
     if not run.finished("held_out", heard, "agents.parquet", "answers.parquet"):
         with run.stage("held_out", heard):
-            _compare(config, run, agents, test, checkpoints, actors)
+            _compare(config, run, agents, test, checkpoints, actors, forced)
     return forced
 
 
@@ -111,12 +117,13 @@ def _compare(
     config: "TrainAgentsConfig",
     run: Run,
     agents: AgentPlan,
-    test: list[tuple[str, str]],
+    test: pa.Table,
     checkpoints: Mapping[str, Path],
     actors: Mapping[str, Any],
+    forced: Mapping[str, list[str]],
 ) -> None:
     """Hear base and agents on the test questions; write their answers and the table of measures."""
-    texts = [text for _, text in test]
+    names, texts = (test.column(column).to_pylist() for column in ("question_id", "text"))
     hear = hear_agents.options(num_cpus=config.workers.num_cpus, num_gpus=config.workers.num_gpus)
     adapters = {BASE: None, **{value: folder.absolute() for value, folder in checkpoints.items()}}
     room = _room(config)
@@ -130,11 +137,12 @@ def _compare(
         for system in (BASE, value)
     }
     rows: list[dict[str, Any]] = []
-    notes: list[str] = []
+    notes = forced_notes(forced)
+    whole = Slice(ALL, np.ones(len(texts), dtype=bool), situations_of(test), config.seed)
     for value in config.values:
         pairs = {kind: (scores[kind, value, BASE], scores[kind, value, value]) for kind in actors}
         pairs |= {name: _pair(heard, value, name) for name in ("kl", "length", "ended", "repetition")}
-        found = {name: compare(base, agent, config.seed) for name, (base, agent) in pairs.items()}
+        found = {name: compare(whole, base, agent) for name, (base, agent) in pairs.items()}
         rows += [{"value": value, "measure": name, **row} for name, row in found.items()]
         notes += suspicions(value, found)
     write_table(pa.Table.from_pylist(rows, schema=AGENTS.arrow), run / "agents.parquet", AGENTS)
@@ -147,7 +155,7 @@ def _compare(
             "reward": None if system == BASE else float(scores["reward", system, system][place]),
         }
         for system, each in heard.items()
-        for place, ((question, _), text) in enumerate(zip(test, each.texts, strict=True))
+        for place, (question, text) in enumerate(zip(names, each.texts, strict=True))
     ]
     write_table(pa.Table.from_pylist(answers, schema=ANSWERS.arrow), run / "answers.parquet", ANSWERS)
     run.record(notes=notes)

@@ -20,6 +20,7 @@ from consilience.files import digest_file
 from consilience.lm.sources import check_source
 from consilience.runs import Run
 from consilience.tables import AGENTS, read_table, write_table
+from consilience.values.about import ABOUT, check_reward, forced_notes
 from consilience.values.aggregator_data import agents_wanted
 from consilience.values.answer_settings import AnswerConfig
 from consilience.values.evaluation_settings import ScoreEncoder
@@ -82,6 +83,9 @@ def plan(config: EvaluateConfig) -> list[str]:
         split_settings(folder)
     if config.judge is not None and config.judge.resolve() == config.rewards.resolve():
         raise UserError(f"judge {config.judge}: the run that gives the rewards; expected another, which is independent")
+    for folder in config.classifiers.values():
+        for value in agents.adapters:
+            check_reward(folder, value, config.force_rewards)
     check_source(agents.base.source, agents.base.revision)
     check_source(config.encoder.source, config.encoder.revision)
     systems = compared(list(agents.adapters), list(aggregators))
@@ -97,7 +101,6 @@ def plan(config: EvaluateConfig) -> list[str]:
 def execute(config: EvaluateConfig, run: Run) -> Summary:
     """Let all systems answer, score, and write the run folder."""
     # Here, because torch takes seconds to import and a dry run needs none of it.
-    from consilience.values.classifier import ABOUT
     from consilience.values.reward import load_reward
 
     names = list(read_systems(config.agents, config.aggregator)[0].adapters)
@@ -152,7 +155,16 @@ def evaluate(
         config.seed,
     )
     scores, measures = score_all(
-        test, answers, names, contexts, loaders, digests, config.encoder, config.reward_gpus, run
+        held_out,
+        answers,
+        names,
+        contexts,
+        loaders,
+        digests,
+        config.encoder,
+        config.force_rewards,
+        config.reward_gpus,
+        run,
     )
     tables = tabulate(held_out, scores, measures, names, contexts, config.seed)
     tables[AGENT_GAINS.name] += _distances(config.agents)
@@ -161,7 +173,7 @@ def evaluate(
             pa.Table.from_pylist(tables[schema.name], schema=schema.arrow), run / f"{schema.name}.parquet", schema
         )
     forced = run.manifest["forced"]
-    run.record(notes=[describe_profiles(held_out), *_notes(forced, shared, len(test))])
+    run.record(notes=[describe_profiles(held_out), *forced_notes(forced), *_shared(shared, len(test))])
     return {
         **profile_counts(held_out),
         "questions_with_reference": sum(question.reference is not None for question in test),
@@ -179,17 +191,10 @@ def _distances(agents: Path) -> list[dict[str, Any]]:
     return [row for row in rows if row["measure"] == "kl"]
 
 
-def _notes(forced: Mapping[str, Sequence[str]], shared: int, questions: int) -> list[str]:
-    """What a reader has to know before any figure."""
-    notes = [
-        f"{kind}: forced for {', '.join(values)}, whose classifiers are no better than a bag of words; what they say "
-        "proves the machinery only"
-        for kind, values in forced.items()
-        if values
-    ]
-    if shared:
-        notes.append(f"{shared} of {questions} test questions have the words of a question that was trained on")
-    return notes
+def _shared(shared: int, questions: int) -> list[str]:
+    return (
+        [f"{shared} of {questions} test questions have the words of a question that was trained on"] if shared else []
+    )
 
 
 def show(folder: Path) -> None:

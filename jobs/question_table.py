@@ -8,6 +8,7 @@ import pyarrow as pa
 from consilience.files import digest_file, digest_json
 from consilience.runs import Run
 from consilience.tables import QUESTIONS, read_table, write_table
+from consilience.values.about import ABOUT
 from consilience.values.examples import RELEVANCE
 from consilience.values.question_data import QuestionData, load_questions, split_settings
 
@@ -21,9 +22,6 @@ def write_questions(data: QuestionData, run: Run, wanted: Callable[[dict[str, An
     digests = {str(path): digest_file(path) for path in data.paths}
     parted: tuple[int, int] | None = None
     if data.values is not None:
-        # Here, because torch takes seconds to import and tables need none of it.
-        from consilience.values.classifier import ABOUT
-
         digests[str(data.values)] = digest_file(data.values / RELEVANCE / ABOUT)
         parted = split_settings(data.values)
     run.record(inputs={**run.manifest.get("inputs", {}), **digests})

@@ -6,22 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from consilience.errors import UserError
-from consilience.files import digest_file, digest_json
 from consilience.runs import Run
 from consilience.tables import ANSWERS, QUESTIONS, read_table, write_table
 from consilience.values.aggregator_data import agents_wanted, by_question
-from consilience.values.answer_settings import AGGREGATOR, AnswerConfig
+from consilience.values.answer_settings import AGGREGATOR, BASE, AnswerConfig
 from consilience.values.context import ContextKind
 from consilience.values.questions import Question
-from consilience.values.requests import Request, write_requests
 from consilience.values.saved import SavedAdapters, read_adapters
 from consilience.values.split import TEST, TRAIN
 from consilience.values.systems import aggregator_name, alone, draw_shots, in_context, with_flips
-from jobs.agent_answers import HostingConfig
-from jobs.progress import progress
+from jobs.agent_answers import HostingConfig, respond
 
 
 def read_systems(agents: Path, aggregators: Sequence[Path]) -> tuple[SavedAdapters, dict[ContextKind, SavedAdapters]]:
@@ -88,70 +84,13 @@ def answer_all(
     test, train = ([q for q in questions if q.split == split] for split in (TEST, TRAIN))
     saved = [agents, *aggregators.values()]
     names, contexts = list(agents.adapters), list(aggregators)
-    first = _respond("alone", alone(test, names), saved, run, answers, hosting)
+    first = respond("alone", alone(test, [BASE, *names]), saved, run, answers, hosting)
     heard = by_question(first)
     told = in_context(test, heard, contexts, draw_shots(train, shots, seed))
-    second = _respond("in_context", told, saved, run, answers, hosting)
+    second = respond("in_context", told, saved, run, answers, hosting)
     drawn = np.random.default_rng(seed).permutation(len(test))[:flips]
     turned = with_flips([test[place] for place in sorted(drawn.tolist())], heard, contexts, names)
-    third = _respond("flipped", turned, saved, run, answers, hosting)
+    third = respond("flipped", turned, saved, run, answers, hosting)
     table = pa.concat_tables([first, second, third])
     write_table(table, run / "answers.parquet", ANSWERS)
     return table
-
-
-def _respond(
-    name: str,
-    requests: Sequence[Request],
-    saved: Sequence[SavedAdapters],
-    run: Run,
-    answers: AnswerConfig,
-    hosting: HostingConfig,
-) -> pa.Table:
-    """Answers to `requests`, in parts named after the words that are asked, who is asked and how answers are drawn."""
-    # Here, because torch and Ray take seconds to import and a dry run needs none of them.
-    from actors.moral_agent import part_file
-
-    adapters = {request.adapter for request in requests}
-    needed = [each for each in saved if not adapters.isdisjoint(each.adapters)]
-    path = (run / f"requests_{name}.parquet").absolute()
-    batches = write_requests(path, requests, hosting.batch_size)
-    wording = answers.model_dump(mode="json")
-    fingerprint = digest_json([digest_file(path), [each.digest() for each in needed], wording])
-    parts = (run / "parts" / fingerprint[:12]).absolute()
-    missing = [batch for batch in range(batches) if not part_file(parts, batch).exists()]
-    if missing:
-        with run.stage(f"answers_{name}", fingerprint):
-            done = len(requests) - min(len(requests), len(missing) * hosting.batch_size)
-            _stream(missing, needed, path, parts, answers, hosting, len(requests), done)
-    return pa.concat_tables(pq.read_table(part_file(parts, batch)) for batch in range(batches))
-
-
-def _stream(
-    batches: Sequence[int],
-    saved: Sequence[SavedAdapters],
-    requests: Path,
-    parts: Path,
-    answers: AnswerConfig,
-    hosting: HostingConfig,
-    total: int,
-    done: int,
-) -> None:
-    import ray
-    from ray.data import ActorPoolStrategy
-
-    from actors.cluster import connect
-    from actors.respondent import Respondent
-
-    connect()
-    results = ray.data.from_items(list(batches), override_num_blocks=len(batches)).map_batches(
-        Respondent,
-        fn_constructor_args=(saved, requests, parts, answers),
-        batch_size=None,
-        compute=ActorPoolStrategy(min_size=hosting.actors[0], max_size=hosting.actors[1]),
-        num_cpus=hosting.num_cpus,
-        num_gpus=hosting.num_gpus,
-    )
-    with progress("systems answering", total, done) as advance:
-        for batch in results.iter_batches(batch_size=None, batch_format="numpy"):
-            advance(int(batch["answers"].sum()))

@@ -17,8 +17,8 @@ from consilience.values.evaluation import Measure, Scores
 from consilience.values.evaluation_settings import ScoreEncoder
 from consilience.values.evaluation_summary import OVERLAPS
 from consilience.values.evaluation_tables import ANSWER_SCORES
-from consilience.values.questions import Question
-from consilience.values.systems import OTHER_REFERENCE, aggregator_name, compared, flipped_name
+from consilience.values.questions import Question, questions_of, situations_of
+from consilience.values.systems import OTHER_REFERENCE, aggregator_name, compared, flipped_name, other_references
 from consilience.values.text_overlap import repetition, words
 
 _QUESTIONS_PER_TASK = 200
@@ -31,27 +31,32 @@ Found = dict[tuple[str, str], dict[str, float]]
 
 
 def score_all(
-    test: Sequence[Question],
+    questions: pa.Table,
     answers: pa.Table,
     agents: Sequence[str],
     contexts: Sequence[ContextKind],
     loaders: Mapping[str, Mapping[str, Any]],
     digests: Sequence[str],
     encoder: ScoreEncoder,
+    forcing: bool,
     gpus: float,
     run: Run,
 ) -> tuple[Scores, list[Measure]]:
     """Scores of all answers, also written as `answer_scores.parquet`, and the rewards among their measures.
 
     Args:
+        questions: the `questions` table of the test questions.
         loaders: "reward" and perhaps "judge" to value to what loads it.
         digests: of what they load.
+        forcing: whether classifiers are used that were refused.
         gpus: of each actor or task that scores.
     """
+    test, situations = questions_of(questions), situations_of(questions)
     files = open_source(encoder.source, encoder.revision)
     inputs = [digest_file(run / f"{name}.parquet") for name in ("questions", "answers")]
+    classifiers = [list(loaders), list(digests), forcing]
     fingerprint = digest_json(
-        [inputs, list(loaders), list(digests), encoder.model_dump(mode="json"), files.digest, files.settings_digest]
+        [inputs, classifiers, encoder.model_dump(mode="json"), files.digest, files.settings_digest]
     )
     path = run / "answer_scores.parquet"
     if not run.finished("scores", fingerprint, path.name):
@@ -62,7 +67,7 @@ def score_all(
             connect()
             texts = _by_system(answers)
             found, forced = _rewards(texts, agents, contexts, loaders, gpus)
-            found |= _overlaps(test, texts, compared(agents, contexts), encoder, gpus)
+            found |= _overlaps(test, situations, texts, compared(agents, contexts), encoder, gpus)
             found |= _plain(texts, (BASE, *agents))
             _write(found, path)
             run.record(forced=forced)
@@ -106,16 +111,21 @@ def _rewards(
 
 
 def _overlaps(
-    test: Sequence[Question], texts: Texts, systems: Sequence[str], encoder: ScoreEncoder, gpus: float
+    test: Sequence[Question],
+    situations: Sequence[str],
+    texts: Texts,
+    systems: Sequence[str],
+    encoder: ScoreEncoder,
+    gpus: float,
 ) -> Found:
     """Systems, and other questions' references, beside the reference of each question that has one."""
     from actors.cluster import gather
     from actors.text_scores import score_texts
 
     referenced = [question for question in test if question.reference]
-    others = [question.reference or "" for question in (*referenced[1:], *referenced[:1])]
-    shifted = dict(zip((question.question_id for question in referenced), others, strict=True))
-    said = {**{system: texts[system] for system in systems}, OTHER_REFERENCE: shifted}
+    said = {system: texts[system] for system in systems}
+    if others := other_references(test, situations):
+        said[OTHER_REFERENCE] = others
     tasks = []
     for start in range(0, len(referenced), _QUESTIONS_PER_TASK):
         part = referenced[start : start + _QUESTIONS_PER_TASK]

@@ -7,11 +7,12 @@ independent judge, by their distance from the base, length and repetition.
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from rich.table import Table
 
 from consilience.config import Config
@@ -22,6 +23,7 @@ from consilience.ppo.settings import LoraSettings, PPOConfig, PPOWorkersConfig, 
 from consilience.runs import Run
 from consilience.tables import AGENTS, QUESTIONS, read_table
 from consilience.theories import VALUE_NAMES
+from consilience.values.about import ABOUT, check_reward
 from consilience.values.base import BaseConfig
 from consilience.values.examples import FOLLOWS
 from consilience.values.question_data import (
@@ -37,6 +39,8 @@ from jobs.cli import Job, Summary, console, main
 from jobs.question_table import write_questions
 
 KINDS = ("reward", "judge")
+OWN_VLLM = ("model", "enable_lora", "max_lora_rank")
+"""Arguments of vllm.LLM that are settled by the base and the adapter."""
 
 
 class TrainAgentsConfig(Config):
@@ -70,12 +74,32 @@ class TrainAgentsConfig(Config):
             raise ValueError("a value is named twice")
         return values
 
+    @field_validator("vllm")
+    @classmethod
+    def _arguments_left_open(cls, vllm: dict[str, Any]) -> dict[str, Any]:
+        if "trust_remote_code" in vllm:
+            raise ValueError("trust_remote_code: a model's own code is never run")
+        for name in OWN_VLLM:
+            if name in vllm:
+                raise ValueError(f"{name}: settled by base and lora; expected other arguments")
+        return vllm
+
     @field_validator("ppo")
     @classmethod
     def _answers_are_scored(cls, ppo: PPOConfig) -> PPOConfig:
         if ppo.reward_on != "response":
             raise ValueError("reward_on: a value's reward scores the answer alone; expected response")
         return ppo
+
+    @model_validator(mode="after")
+    def _workers_share_batches(self) -> "TrainAgentsConfig":
+        self.ppo.check_workers(self.workers.workers)
+        return self
+
+    @property
+    def classifiers(self) -> dict[str, Path]:
+        """Run folders by what they are here: reward, judge."""
+        return {"reward": self.rewards, **({"judge": self.judge} if self.judge else {})}
 
 
 def plan(config: TrainAgentsConfig) -> list[str]:
@@ -84,10 +108,13 @@ def plan(config: TrainAgentsConfig) -> list[str]:
     for split in (TRAIN, TEST):
         if not splits[split]:
             raise UserError(f"{config.questions.named}: no question of split '{split}'; expected some")
-    for folder in filter(None, (config.rewards, config.judge)):
+    for folder in config.classifiers.values():
         split_settings(folder)
     if config.judge is not None and config.judge.resolve() == config.rewards.resolve():
         raise UserError(f"judge {config.judge}: the run that gives the rewards; expected another, which is independent")
+    for folder in config.classifiers.values():
+        for value in config.values:
+            check_reward(folder, value, config.force_rewards)
     check_source(config.base.source, config.base.revision)
     episodes = config.ppo.updates * config.ppo.batch_size
     held_out = min(config.held_out, splits[TEST])
@@ -103,28 +130,27 @@ def plan(config: TrainAgentsConfig) -> list[str]:
 def execute(config: TrainAgentsConfig, run: Run) -> Summary:
     """Train, compare, and write the run folder."""
     # Here, because torch and Ray take seconds to import and a dry run needs none of them.
-    from consilience.values.classifier import ABOUT
     from consilience.values.reward import load_reward
     from jobs.agent_runs import train_agents
 
     started = time.monotonic()
     questions = write_questions(config.questions, run)
-    folders = {"reward": config.rewards, **({"judge": config.judge} if config.judge else {})}
-    for folder in folders.values():
+    for folder in config.classifiers.values():
         check_unseen(questions, folder)
     loaders = {
         kind: {value: partial(load_reward, folder.absolute(), value, config.force_rewards) for value in config.values}
-        for kind, folder in folders.items()
+        for kind, folder in config.classifiers.items()
     }
-    digests = [digest_file(folder / FOLLOWS / ABOUT) for folder in folders.values()]
+    digests = [digest_file(folder / FOLLOWS / ABOUT) for folder in config.classifiers.values()]
     forced = train_agents(config, run, loaders, digests)
     return {**summarise(config, run, forced), "seconds": round(time.monotonic() - started, 3)}
 
 
-def summarise(config: TrainAgentsConfig, run: Run, forced: list[str]) -> Summary:
-    """Headline figures; `forced` names the values whose reward is no better than its baseline."""
+def summarise(config: TrainAgentsConfig, run: Run, forced: Mapping[str, Sequence[str]]) -> Summary:
+    """Headline figures; `forced` names, for reward and judge, the values whose classifier was refused and is used."""
     rows = {(row["value"], row["measure"]): row for row in read_table(run / "agents.parquet", AGENTS).to_pylist()}
-    summary: Summary = {"agents": len(config.values), "rewards_forced": ", ".join(forced) or None}
+    summary: Summary = {"agents": len(config.values)}
+    summary |= {f"{kind}s_forced": ", ".join(forced.get(kind, ())) or None for kind in KINDS}
     for value in config.values:
         for kind in KINDS:
             row = rows.get((value, kind), {})
@@ -136,7 +162,10 @@ def summarise(config: TrainAgentsConfig, run: Run, forced: list[str]) -> Summary
 
 
 def show(folder: Path) -> None:
-    """Print the table of measures."""
+    """Write the report page and print its table."""
+    from consilience.report.value_training import write_agents_report
+
+    page = write_agents_report(folder)
     table = Table(title="Agents beside their base, on held-out questions")
     for name in ("value", "measure", "base", "agent", "gain", "95 % interval", "n"):
         table.add_column(name, justify="left" if name in ("value", "measure") else "right")
@@ -146,6 +175,7 @@ def show(folder: Path) -> None:
         table.add_row(row["value"], row["measure"], *figures, interval, str(row["n"]))
     console.print(table)
     console.print(describe_profiles(read_table(folder / "questions.parquet", QUESTIONS)), markup=False)
+    console.print(f"report: {page}", markup=False, soft_wrap=True)
 
 
 def _shown(figure: float | None) -> str:

@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from consilience.config import Config
 from consilience.errors import UserError
 from consilience.files import digest_file, digest_json
-from consilience.lm.sources import check_source
+from consilience.lm.sources import ADAPTER_WEIGHTS, check_source
 from consilience.runs import Run
 from consilience.tables import QUESTIONS, read_table
 from consilience.values.aggregator_data import agents_wanted, by_question
@@ -42,6 +42,11 @@ class TrainAggregatorConfig(Config):
     hosting: HostingConfig = Field(default_factory=HostingConfig, description="the actors that host the agents")
     training: SftSettings = Field(default_factory=SftSettings, description="the supervised tuning")
     workers: WorkersConfig = Field(default_factory=WorkersConfig, description="of the tuning")
+
+    @model_validator(mode="after")
+    def _workers_share_batches(self) -> "TrainAggregatorConfig":
+        self.training.accumulation(self.workers.workers)
+        return self
 
 
 def plan(config: TrainAggregatorConfig) -> list[str]:
@@ -76,11 +81,11 @@ def execute(config: TrainAggregatorConfig, run: Run) -> Summary:
     questions = questions_of(table)
     agents_wanted(config.context, questions, list(saved.adapters))
     run.record(inputs={**run.manifest["inputs"], str(config.agents): saved.digest()})
-    answers = answer_questions(saved, run, config.answers, config.hosting)
+    answers = answer_questions(questions, saved, run, config.answers, config.hosting)
     train, validation = ([q for q in questions if q.split == split] for split in (TRAIN, VALIDATION))
     settings = config.model_dump(mode="json", include={"context", "training"})
     fingerprint = digest_json([digest_file(run / "answers.parquet"), digest_file(run / "questions.parquet"), settings])
-    if not run.finished("tune", fingerprint, "adapters.json"):
+    if not run.finished("tune", fingerprint, "adapters.json", f"adapters/{AGGREGATOR}/{ADAPTER_WEIGHTS}"):
         with run.stage("tune", fingerprint):
             connect()
             aggregator = AggregatorPlan(
@@ -107,9 +112,13 @@ def _serves(row: dict[str, Any]) -> bool:
 
 
 def show(folder: Path) -> None:
-    """Print the headline."""
+    """Write the report page and print the headline."""
+    from consilience.report.value_training import write_aggregator_report
+
+    page = write_aggregator_report(folder)
     console.print((folder / "summary.json").read_text(encoding="utf-8"), markup=False)
     console.print(describe_profiles(read_table(folder / "questions.parquet", QUESTIONS)), markup=False)
+    console.print(f"report: {page}", markup=False, soft_wrap=True)
 
 
 JOB = Job("train_aggregator", __doc__, TrainAggregatorConfig, plan, execute, inputs=("data", "agents"), show=show)

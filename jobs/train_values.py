@@ -119,8 +119,9 @@ def _train(question: str, examples: pd.DataFrame, config: TrainValuesConfig, run
     # Here, because torch and Ray take seconds to import and a dry run needs none of them.
     from actors.cluster import connect
     from actors.values_worker import train_classifier
+    from consilience.values.about import About
     from consilience.values.assessment import assess
-    from consilience.values.classifier import About, save_classifier
+    from consilience.values.classifier import save_classifier
 
     with run.stage(question, version):
         examples = split_by_situation(examples.reset_index(drop=True), config.folds, config.split_seed)
@@ -145,7 +146,7 @@ def _train(question: str, examples: pd.DataFrame, config: TrainValuesConfig, run
             "splits": examples["split"].value_counts().to_dict(),
         }
         run.record(**{question: result})
-        shutil.rmtree(storage / name)
+    shutil.rmtree(storage / name, ignore_errors=True)
     return result
 
 

@@ -38,7 +38,7 @@ def _call(reward: Callable[[Any], Any], batch: list[Any]) -> Any:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"reward {_name(reward)} raised {type(error).__name__}: {error}") from error
+        raise UserError(f"reward {_name(reward)} raised {_line(f'{type(error).__name__}: {error}')}") from error
 
 
 def _checked(reward: Callable[..., Any], scores: Any, expected: int, what: str) -> list[float]:
@@ -49,7 +49,8 @@ def _checked(reward: Callable[..., Any], scores: Any, expected: int, what: str) 
         except (TypeError, ValueError, RuntimeError):  # the last from a tensor of several numbers
             number = math.nan
         if not math.isfinite(number):
-            raise UserError(f"reward {_name(reward)} returned {score!r} at position {place}; expected a finite number")
+            shown = _line(repr(score))
+            raise UserError(f"reward {_name(reward)} returned {shown} at position {place}; expected a finite number")
         numbers.append(number)
     return numbers
 
@@ -62,6 +63,10 @@ def _sized(reward: Callable[..., Any], scores: Any, expected: int, what: str) ->
     if found != expected:
         raise UserError(f"reward {_name(reward)} returned {found} scores for {expected} {what}; expected one each")
     return scores
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _name(reward: Callable[..., Any]) -> str:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from consilience.config import Config
+from consilience.errors import UserError
 from consilience.workers import WorkersConfig
 
 Rollouts = Literal["transformers", "vllm"]
@@ -65,6 +66,12 @@ class PPOConfig(Config):
         if self.kl_target is not None and not self.kl_coef:
             raise ValueError("kl_target multiplies kl_coef, which is 0; expected more")
         return self
+
+    def check_workers(self, workers: int) -> None:
+        """Raise UserError unless `workers` can share every batch evenly."""
+        for key in ("batch_size", "minibatch_size"):
+            if (size := getattr(self, key)) % workers:
+                raise UserError(f"{key} {size} cannot be shared by {workers} workers; expected a multiple")
 
 
 class PPOWorkersConfig(WorkersConfig):

@@ -202,9 +202,7 @@ class PPOTrainer:
                 raise UserError(f"prompt {place}: empty; expected at least one token")
             if window is not None and length > window:
                 raise UserError(f"prompt {place}: {length} tokens with its response; expected at most {window}")
-        for key in ("batch_size", "minibatch_size"):
-            if (size := getattr(self.config, key)) % self._workers:
-                raise UserError(f"{key} {size} cannot be shared by {self._workers} workers; expected a multiple")
+        self.config.check_workers(self._workers)
 
     def _rng(self, *key: int) -> np.random.Generator:
         return np.random.default_rng((self.config.seed, *key))

@@ -10,25 +10,16 @@ from numpy.typing import NDArray
 
 from consilience.consensus.matrix import ScoreMatrix
 from consilience.consensus.misalignment import confusion, f1_score
+from consilience.intervals import Interval, interval
 from consilience.realign.objective import bernoulli_js
 
 Floats = NDArray[np.float64]
 
 RAW = "raw"
 KEPT, ROLLED_BACK = "kept", "rolled back"
-LEVEL = 0.95
 DRAWS = 2_000
 TOLERATED_HARM = 0.05
 """F1 that any other (annotator, theory) may lose at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A figure with its 95 % bootstrap interval over items."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +61,12 @@ def judge(scores: Mapping[str, Floats], target: Floats, tau: float = 0.5, seed: 
     f1_draws = {arm: np.array([_f1(values[row] > tau, aim[row] > tau) for row in rows]) for arm, values in said.items()}
     return HeldOut(
         items=len(aim),
-        js={arm: _interval(values) for arm, values in js_draws.items()},
-        f1={arm: _interval(values) for arm, values in f1_draws.items()},
-        js_gain=_interval(js_draws["head"] - js_draws["tokens"]),
-        f1_gain=_interval(f1_draws["tokens"] - f1_draws["head"]),
-        js_gain_raw=_interval(js_draws[RAW] - js_draws["tokens"]),
-        f1_gain_raw=_interval(f1_draws["tokens"] - f1_draws[RAW]),
+        js={arm: interval(values) for arm, values in js_draws.items()},
+        f1={arm: interval(values) for arm, values in f1_draws.items()},
+        js_gain=interval(js_draws["head"] - js_draws["tokens"]),
+        f1_gain=interval(f1_draws["tokens"] - f1_draws["head"]),
+        js_gain_raw=interval(js_draws[RAW] - js_draws["tokens"]),
+        f1_gain_raw=interval(f1_draws["tokens"] - f1_draws[RAW]),
     )
 
 
@@ -88,12 +79,6 @@ def _f1(said: NDArray[np.bool_], aim: NDArray[np.bool_]) -> float:
     """0 where neither side has a positive, so that a resample without any does not end the comparison."""
     positives = said.sum() + aim.sum()
     return float(2.0 * np.count_nonzero(said & aim) / positives) if positives else 0.0
-
-
-def _interval(values: Floats) -> Interval:
-    """The first value is the figure itself, the others are its resamples."""
-    low, high = np.quantile(values[1:], [0.5 * (1.0 - LEVEL), 0.5 * (1.0 + LEVEL)])
-    return Interval(float(values[0]), float(low), float(high))
 
 
 def before_after(

@@ -15,13 +15,13 @@ from consilience.report.environment import environment
 from consilience.report.text import number
 from consilience.runs import read_manifest
 from consilience.tables import VALUE_CLASSIFIERS, VALUE_METRICS, read_table
+from consilience.values.examples import ALL
 
 QUESTIONS = {
     "follows": "Does the text follow the value? (the reward)",
     "relevance": "Is the value at stake in the text?",
 }
 SYSTEMS = {"classifier": "classifier", "bag_of_words": "bag of words", "majority": "majority"}
-_ALL = "all"
 
 
 def write_report(folder: Path) -> Path:
@@ -52,11 +52,11 @@ def _sections(folder: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
             "id": question,
             "title": title,
             "classifiers": chosen,
-            "overall": [row for row in metrics if row["question"] == question and row["examples"] == _ALL],
+            "overall": [row for row in metrics if row["question"] == question and row["examples"] == ALL],
             "slices": [
                 row
                 for row in metrics
-                if row["question"] == question and row["examples"] != _ALL and row["system"] == "classifier"
+                if row["question"] == question and row["examples"] != ALL and row["system"] == "classifier"
             ],
             "splits": manifest[question]["splits"],
             "at_threshold": manifest[question]["at_threshold"],
@@ -78,7 +78,11 @@ def print_classifiers(folder: Path, console: Console) -> None:
         for row in section["classifiers"]:
             own = figures.get((row["value"], "classifier"), {})
             words = figures.get((row["value"], "bag_of_words"), {})
-            interval = f" [{number(own.get('auc_low'))}, {number(own.get('auc_high'))}]" if own else ""
+            interval = (
+                f" [{number(own.get('auc_low'))}, {number(own.get('auc_high'))}]"
+                if own.get("auc_low") is not None
+                else ""
+            )
             table.add_row(
                 row["value"],
                 f"{number(own.get('auc'), 3)}{interval}",

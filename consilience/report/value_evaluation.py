@@ -18,9 +18,10 @@ from consilience.runs import read_manifest
 from consilience.tables import ANSWERS, QUESTIONS, read_table
 from consilience.theories import VALUES
 from consilience.values.answer_settings import BASE
-from consilience.values.evaluation import ALL, BERTSCORE
+from consilience.values.evaluation import BERTSCORE
 from consilience.values.evaluation_summary import OVERLAPS
 from consilience.values.evaluation_tables import EVALUATION, WIN_RATES
+from consilience.values.examples import ALL
 from consilience.values.profile import parse_profile
 from consilience.values.split import TEST
 from consilience.values.systems import FEW_SHOT, OTHER_REFERENCE, PROMPTED, aggregator_name, base_name

@@ -17,7 +17,7 @@ from consilience.ppo.rollout import pad_left
 from consilience.values.answer_settings import BASE, AnswerConfig
 from consilience.values.base import load_own
 from consilience.values.prompts import agent_prompt
-from consilience.values.saved import SavedAdapters, check_base
+from consilience.values.saved import SavedAdapters, check_saved
 
 _PEFT_BASE = "__base__"  # PEFT's name for a row without an adapter
 
@@ -120,7 +120,7 @@ def open_agents(*saved: SavedAdapters) -> Agents:
         UserError: the base cannot be had or is not the one that they were trained on, or a folder holds no adapter.
     """
     for each in saved:
-        check_base(each)
+        check_saved(each)
     return Agents(load_own(saved[0].base), {name: place for each in saved for name, place in each.adapters.items()})
 
 

@@ -41,6 +41,9 @@ def build_sft_trainer(
     Args:
         resumed: it will go on from a checkpoint, whose validation is then not repeated: it would count against
             `patience` twice.
+
+    Raises:
+        UserError: `workers` cannot share a batch.
     """
     disable_progress_bar()  # type: ignore[no-untyped-call]
     lora = settings.lora
@@ -52,7 +55,7 @@ def build_sft_trainer(
         max_steps=settings.steps,
         per_device_train_batch_size=settings.microbatch_size,
         per_device_eval_batch_size=settings.microbatch_size,
-        gradient_accumulation_steps=max(1, settings.batch_size // (settings.microbatch_size * workers)),
+        gradient_accumulation_steps=settings.accumulation(workers),
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup_steps,
         eval_strategy="steps",

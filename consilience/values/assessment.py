@@ -9,17 +9,19 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import precision_score, recall_score
 
+from consilience.intervals import Interval
 from consilience.theories import VALUE_NAMES
+from consilience.values.about import REFUSED, UNTRAINED, USABLE, Head
 from consilience.values.baseline import bag_of_words, majority
 from consilience.values.calibration import best_threshold, fit_temperature, probabilities
-from consilience.values.classifier import REFUSED, UNTRAINED, USABLE, Head
 from consilience.values.examples import ALL, HUMAN
 from consilience.values.split import TEST, TRAIN, VALIDATION
-from consilience.values.value_metrics import Bootstrap, Interval, Quality
+from consilience.values.value_metrics import Bootstrap, Quality
 
 Floats = NDArray[np.float64]
 
 LEAST_OF_EACH_LABEL = 2
+LEAST_SITUATIONS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,8 @@ def assess(question: str, examples: pd.DataFrame, logits: Floats) -> Assessment:
     """Calibrate, compare and judge.
 
     A classifier is usable where the 95 % interval of its AUC less that of the bag of words (paired bootstrap over the
-    situations of test) lies above zero, and its own AUC's above 0.5. A value with fewer than two examples of each label
+    situations of test) lies above zero, its own AUC's above 0.5, and test has `LEAST_SITUATIONS` situations with each
+    label: of fewer, resamples are too much alike to tell anything. A value with fewer than two examples of each label
     in any part is left untrained.
 
     Args:
@@ -66,7 +69,8 @@ def assess(question: str, examples: pd.DataFrame, logits: Floats) -> Assessment:
 def _correlations(logits: Floats, heads: Mapping[str, Head]) -> dict[str, dict[str, float]]:
     frame = pd.DataFrame(logits, columns=list(VALUE_NAMES))
     known = [value for value in VALUE_NAMES if heads[value].verdict != UNTRAINED and frame[value].nunique() > 1]
-    return {str(value): row.to_dict() for value, row in frame[known].corr().iterrows()}
+    table = frame[known].corr().to_numpy()
+    return {one: dict(zip(known, row, strict=True)) for one, row in zip(known, table.tolist(), strict=True)}
 
 
 def _assess_value(question: str, value: str, rows: pd.DataFrame, logits: Floats, found: Assessment) -> None:
@@ -117,7 +121,8 @@ def _assess_value(question: str, value: str, rows: pd.DataFrame, logits: Floats,
         )
         if name == ALL:
             gain = sample.auc_gain(systems["classifier"], systems["bag_of_words"])
-            why = _against(gain, qualities["classifier"].auc)
+            fewest = min(judged.loc[labels[test] == label, "situation"].nunique() for label in (0, 1))
+            why = _against(gain, qualities["classifier"].auc, fewest)
             verdict = REFUSED if why else USABLE
             aucs = (qualities["classifier"].auc.value, qualities["bag_of_words"].auc.value)
             found.heads[value] = Head(verdict, why, temperature, threshold, *aucs)
@@ -126,7 +131,7 @@ def _assess_value(question: str, value: str, rows: pd.DataFrame, logits: Floats,
         "precision": float(precision_score(labels[test], said, zero_division=0.0)),
         "recall": float(recall_score(labels[test], said)),
     }
-    gains = {"auc_gain": gain.value, "auc_gain_low": gain.low, "auc_gain_high": gain.high}
+    gains = _ends("auc_gain", gain)
     verdicts = {"verdict": verdict, "reason": why, "temperature": temperature, "threshold": threshold}
     found.classifiers.append({**row, **verdicts, **gains})
 
@@ -146,8 +151,14 @@ def _slices(rows: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
     return found
 
 
-def _against(gain: Interval, auc: Interval) -> str | None:
-    """Why the classifier is no better than its baselines; None where it is."""
+def _against(gain: Interval, auc: Interval, situations: int) -> str | None:
+    """Why the classifier is not known to be better than its baselines; None where it is.
+
+    Args:
+        situations: of test, with the rarer label.
+    """
+    if situations < LEAST_SITUATIONS:
+        return f"only {situations} situations in test with the rarer label; expected {LEAST_SITUATIONS} of each"
     if not auc.low > 0.5:
         return f"AUC {auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}] on test is not beyond doubt above chance"
     if not gain.low > 0:
@@ -160,9 +171,10 @@ def _against(gain: Interval, auc: Interval) -> str | None:
 
 def _flat(quality: Quality) -> dict[str, float | None]:
     figures = {"auc": quality.auc, "accuracy": quality.accuracy, "ece": quality.ece}
-    flat = {
-        f"{name}{end}": getattr(interval, key)
-        for name, interval in figures.items()
-        for end, key in (("", "value"), ("_low", "low"), ("_high", "high"))
-    }
-    return {name: None if np.isnan(value) else float(value) for name, value in flat.items()}
+    return {key: value for name, found in figures.items() for key, value in _ends(name, found).items()}
+
+
+def _ends(name: str, found: Interval) -> dict[str, float | None]:
+    """`name`, and with `_low` and `_high` the ends of its interval; None where not defined."""
+    figures = {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    return {key: None if np.isnan(figure) else float(figure) for key, figure in figures.items()}

@@ -1,9 +1,8 @@
 """Value classifiers: one text encoder, and one linear head per value on the mean of its last hidden states."""
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,45 +20,13 @@ from consilience.errors import UserError
 from consilience.files import atomic_path, digest_file, write_json
 from consilience.lm.sources import open_source
 from consilience.theories import VALUE_NAMES
+from consilience.values.about import ABOUT, WEIGHTS, About, read_about
 from consilience.values.calibration import probabilities
 from consilience.values.settings import EncoderConfig
 
 Floats = NDArray[np.float64]
 
-WEIGHTS, ABOUT = "classifier.safetensors", "classifier.json"
-USABLE, REFUSED, UNTRAINED = "usable", "refused", "untrained"
 _TOKENS_PER_BATCH = 8_192
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What is known of one value's classifier.
-
-    Attributes:
-        verdict: usable, refused (no better than its baseline) or untrained (too few examples).
-        reason: why it is not usable.
-        temperature: its logit is divided by this.
-        threshold: probability from which it says yes with the best F1 on validation; 0.5 where untrained.
-        auc, auc_baseline: on test; None where untrained.
-    """
-
-    verdict: str
-    reason: str | None = None
-    temperature: float = 1.0
-    threshold: float = 0.5
-    auc: float | None = None
-    auc_baseline: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class About:
-    """The JSON beside a classifier's weights: which question it answers, on which encoder, how well for each value."""
-
-    question: str
-    encoder: EncoderConfig
-    encoder_digest: str
-    seed: int
-    heads: dict[str, Head]
 
 
 class ValueClassifier(nn.Module):
@@ -151,26 +118,6 @@ def save_classifier(folder: Path, weights: Path, about: About) -> None:
         "heads": heads,
     }
     write_json(folder / ABOUT, facts)
-
-
-def read_about(folder: Path) -> tuple[About, str]:
-    """What is known of the classifier in `folder`, and its weights' digest.
-
-    Raises:
-        UserError: there is none, or its description cannot be read.
-    """
-    path = folder / ABOUT
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        heads = {value: Head(**raw["heads"][value]) for value in VALUE_NAMES}
-        about = About(
-            raw["question"], EncoderConfig.model_validate(raw["encoder"]), raw["encoder_digest"], raw["seed"], heads
-        )
-        return about, str(raw["weights_digest"])
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no value classifier here; expected the run folder of train_values") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a value classifier's description: {error}") from None
 
 
 def load_classifier(folder: Path) -> tuple[ValueClassifier, About]:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from consilience.intervals import draw_situations, interval
 from consilience.values.answer_settings import BASE
 from consilience.values.context import ContextKind
-from consilience.values.examples import HUMAN, PREDICTED
+from consilience.values.examples import ALL, HUMAN, PREDICTED
 from consilience.values.systems import aggregator_name, flipped_name
 
 Floats = NDArray[np.float64]
@@ -22,8 +22,7 @@ Row = dict[str, Any]
 Scores = Mapping[tuple[str, str], Floats]
 """(System, measure) to one figure per question, (n,), NaN where there is none."""
 
-DRAWS, LEVEL = 2_000, 0.95
-ALL = "all"
+DRAWS = 2_000
 BERTSCORE = "bertscore_f1"
 _TIE = 1e-6  # float32 rounding of equal answers
 
@@ -38,9 +37,8 @@ class Slice:
 
     def __init__(self, name: str, chosen: NDArray[np.bool_], situations: Sequence[str], seed: int) -> None:
         self.name, self.chosen = name, chosen
-        self._situation, names = pd.factorize(np.asarray(situations, dtype=object)[chosen])
-        drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
-        self._weights = np.concatenate([np.ones((1, len(names))), drawn])
+        theirs = [name for name, is_chosen in zip(situations, chosen.tolist(), strict=True) if is_chosen]
+        self._situation, self._weights = draw_situations(theirs, DRAWS, seed)
 
     def means(self, values: Floats) -> Floats:
         """(1 + DRAWS, k) means of (n, k) figures, the sample's own first; a row with a NaN counts in none of them."""
@@ -70,9 +68,9 @@ class Slice:
         found: Row = {}
         sure = self.situations(values) > 1
         for name, drawn in named.items():
-            low, high = np.nanquantile(drawn[1:], [0.5 * (1 - LEVEL), 0.5 * (1 + LEVEL)]) if sure else (None, None)
             found[name] = _known(drawn[0])
-            found |= {f"{name}_low": _known(low), f"{name}_high": _known(high)}
+            ends = interval(drawn) if sure else None
+            found |= {f"{name}_{end}": _known(getattr(ends, end, None)) for end in ("low", "high")}
         return {**found, "n": self.count(values)}
 
 
@@ -192,23 +190,29 @@ def bound_rows(
     """Theorem 1's inequality: where a value is asked for, the aggregator's expected reward is no less than the least
     of its agents' (but for an error term that the paper bounds by the aggregator's sharpness).
 
-    Its proof is heuristic, so this is a check on data and no more. The least of several means is itself chosen by
-    chance, in each resample anew.
+    Its agents are those it hears: all in a full context, in a dynamic one those of the values that the profile asks
+    for. Questions that hear the same agents have a least of their own, the least of these agents' means over them, and
+    `least` is the mean of these over all questions. The least of several means is itself chosen by chance, in each
+    resample anew. The theorem's proof is heuristic, so this is a check on data and no more.
+
+    Args:
+        asked: value to its weight in each question's profile, (n,).
 
     Returns:
-        rows with the mean reward of the `aggregator`, of the value's own agent (`own`), the `least` of all agents' and
-        whose it is (`least_agent`), the `margin`, aggregator less least, and the `verdict`: holds where the margin's
-        interval is not below 0, fails where it is all below 0, else open.
+        rows with the mean reward of the `aggregator`, of the value's own agent (`own`), the `least` and whose it is for
+        most questions (`least_agent`), the `margin`, aggregator less least, and the `verdict`: holds where no part of
+        the margin's interval is below 0, fails where all of it is, else open.
     """
     rows = []
     for context in contexts:
         for measure in measures:
             values = _columns(scores, [aggregator_name(context), *agents], measure.key)
-            values = np.where((asked[measure.value] > 0)[:, None], values, np.nan)
+            asked_for = asked[measure.value] > 0
+            values = np.where(asked_for[:, None], values, np.nan)
+            heard = np.column_stack([asked[agent] > 0 if context == "dynamic" else asked_for for agent in agents])
             means = part.means(values)
-            tuned, single = means[:, 0], means[:, 1:]
-            least = single.min(axis=1)
-            own = single[:, list(agents).index(measure.value)]
+            tuned, own = means[:, 0], means[:, 1 + list(agents).index(measure.value)]
+            least, shares = _least(part, np.where(_whole(values)[:, None], values[:, 1:], np.nan), heard)
             figures = part.figures(values, aggregator=tuned, own=own, least=least, margin=tuned - least)
             known = figures["n"] > 0
             rows.append(
@@ -218,11 +222,33 @@ def bound_rows(
                     "value": measure.value,
                     "measure": measure.shown,
                     **figures,
-                    "least_agent": agents[int(single[0].argmin())] if known else None,
+                    "least_agent": agents[int(shares.argmax())] if known else None,
                     "verdict": _verdict(figures["margin_low"], figures["margin_high"]),
                 }
             )
     return rows
+
+
+def _least(part: Slice, rewards: Floats, heard: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """The least of the agents that are heard.
+
+    Args:
+        rewards: (n, k) of the agents; a row with a NaN counts nowhere.
+        heard: (n, k) which agents; in a row that counts, at least one.
+
+    Returns:
+        (1 + DRAWS,) means over questions; (k,) share of the questions for which each agent is the least.
+    """
+    counts = _whole(rewards)
+    total = 0 * part.means(rewards)[:, 0]
+    shares = np.zeros(rewards.shape[1])
+    for group in sorted({tuple(row) for row in heard[counts & part.chosen].tolist()}):
+        own = (heard == group).all(axis=1)
+        share = part.means(np.where(counts, own, np.nan)[:, None])[:, 0]
+        means = part.means(np.where(own[:, None], rewards, np.nan))[:, list(group)]
+        total += np.where(share > 0, share * means.min(axis=1), 0)
+        shares[np.flatnonzero(group)[means[0].argmin()]] += share[0]
+    return total, shares
 
 
 def _whole(rows: Floats) -> NDArray[np.bool_]:

@@ -8,7 +8,6 @@ import pyarrow as pa
 from consilience.theories import VALUE_NAMES
 from consilience.values.context import ContextKind
 from consilience.values.evaluation import (
-    ALL,
     BERTSCORE,
     Measure,
     Row,
@@ -21,6 +20,8 @@ from consilience.values.evaluation import (
     win_rows,
 )
 from consilience.values.evaluation_tables import AGENT_GAINS, OVERLAP, PROFILE_FLIPS, REWARD_BOUND, WIN_RATES
+from consilience.values.examples import ALL
+from consilience.values.questions import situations_of
 from consilience.values.systems import OTHER_REFERENCE, aggregator_name, compared
 from consilience.values.text_overlap import ROUGE
 
@@ -45,15 +46,13 @@ def tabulate(
         questions: the `questions` table of the n test questions, in the order of `scores`.
     """
     rows = questions.to_pylist()
-    situations = [row.get("situation") or row["text"] for row in rows]
     asked = {value: np.array([row[value] for row in rows]) for value in VALUE_NAMES}
     systems = compared(agents, contexts)
-    parts = slices([row["profile_source"] for row in rows], situations, seed)
+    floor = [OTHER_REFERENCE] if (OTHER_REFERENCE, BERTSCORE) in scores else []
+    parts = slices([row["profile_source"] for row in rows], situations_of(questions), seed)
     return {
         AGENT_GAINS.name: agent_rows(parts[0], scores, measures, PLAIN),
-        OVERLAP.name: [
-            row for part in parts for row in overlap_rows(part, scores, [*systems, OTHER_REFERENCE], OVERLAPS)
-        ],
+        OVERLAP.name: [row for part in parts for row in overlap_rows(part, scores, [*systems, *floor], OVERLAPS)],
         WIN_RATES.name: [row for part in parts for row in win_rows(part, scores, systems)],
         PROFILE_FLIPS.name: [row for part in parts for row in flip_rows(part, scores, contexts, measures, asked)],
         REWARD_BOUND.name: [
@@ -67,7 +66,9 @@ def headline(tables: Tables, contexts: Sequence[ContextKind]) -> dict[str, float
 
     Where a classifier was forced, the key of a figure says so: reward_forced_gain_VALUE.
     """
-    found: dict[str, float | int | str | bool | None] = {}
+    found: dict[str, float | int | str | bool | None] = {
+        f"{measure}_{OTHER_REFERENCE}": None for measure in ("bertscore", "rouge_l")
+    }
     for row in tables[AGENT_GAINS.name]:
         found |= {f"{row['measure']}_{name}_{row['value']}": row[name] for name in ("base", "agent")}
         found |= {f"{row['measure']}_gain_{row['value']}{end}": row[f"gain{end}"] for end in ("", "_low", "_high")}

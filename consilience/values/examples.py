@@ -18,7 +18,6 @@ from consilience.values.split import situation_key
 
 RELEVANCE = "relevance"
 FOLLOWS = "follows"
-QUESTIONS = (RELEVANCE, FOLLOWS)
 HUMAN, PREDICTED = "human", "predicted"
 ALL = "all"
 _VALUES = list(VALUE_NAMES)

@@ -4,39 +4,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from scipy.stats import bootstrap
+from numpy.typing import NDArray
 
-Floats = npt.NDArray[np.float64]
+from consilience.values.evaluation import Slice
 
-DRAWS, LEVEL = 2_000, 0.95
+Floats = NDArray[np.float64]
 
 
-def compare(base: Floats, agent: Floats, seed: int) -> dict[str, float | int | None]:
+def compare(part: Slice, base: Floats, agent: Floats) -> dict[str, Any]:
     """Means of a measure over the questions where both have it, and of its gain, agent less base, question by question.
 
     Args:
         base, agent: (n,), NaN where missing.
 
     Returns:
-        `base`, `agent`, `gain`, each also with `_low` and `_high`, the 95 % percentile bootstrap over questions, and
-        `n`. Missing without questions, intervals also with one.
+        `base`, `agent`, `gain`, each also with `_low` and `_high`, the ends of its interval (see `Slice.figures`), and
+        `n`.
     """
-    both = np.isfinite(base) & np.isfinite(agent)
-    found: dict[str, float | int | None] = {"n": int(both.sum())}
-    for name, values in (("base", base[both]), ("agent", agent[both]), ("gain", (agent - base)[both])):
-        low, high = _interval(values, seed)
-        found |= {name: float(values.mean()) if len(values) else None, f"{name}_low": low, f"{name}_high": high}
-    return found
-
-
-def _interval(values: Floats, seed: int) -> tuple[float | None, float | None]:
-    if len(values) < 2:
-        return None, None
-    result = bootstrap(
-        (values,), np.mean, n_resamples=DRAWS, confidence_level=LEVEL, method="percentile", rng=seed, batch=100
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    pair = np.column_stack([base, agent])
+    ours, theirs = part.means(pair).T
+    return part.figures(pair, base=ours, agent=theirs, gain=theirs - ours)
 
 
 def suspicions(value: str, rows: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:

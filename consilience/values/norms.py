@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from consilience.theories import VALUE_NAMES
-from consilience.values.classifier import UNTRAINED, classify, load_classifier
+from consilience.values.about import UNTRAINED
+from consilience.values.classifier import classify, load_classifier
 from consilience.values.examples import HUMAN, PREDICTED, RELEVANCE
 
 

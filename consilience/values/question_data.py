@@ -1,7 +1,7 @@
 """Where questions come from: the block of a config that all stages after the classifiers share."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
@@ -147,6 +147,11 @@ def check_unseen(questions: pa.Table, run: Path) -> None:
             )
 
 
+def by_digest(names: Iterable[str]) -> list[str]:
+    """Ids in an order that does not depend on what they name, so that the first k are a sample of all."""
+    return sorted(names, key=lambda name: blake2b(name.encode(), digest_size=8).digest())
+
+
 def _chosen(data: QuestionData) -> tuple[list[pa.Table], pd.DataFrame]:
     """The questions that are used: those of tables, and stories with their `split`."""
     tables = [read_questions(path) for path in data.tables]
@@ -170,6 +175,6 @@ def _chosen(data: QuestionData) -> tuple[list[pa.Table], pd.DataFrame]:
 
 def _drawn(splits: Mapping[str, str], most: Mapping[str, int]) -> set[str]:
     """Questions by the digest of their ids, so that more of them keep those that fewer had."""
-    order = sorted(splits, key=lambda name: blake2b(name.encode(), digest_size=8).digest())
+    order = by_digest(splits)
     parts = {split: [name for name in order if splits[name] == split] for split in SPLITS}
     return {name for split, names in parts.items() for name in names[: most.get(split, len(names))]}

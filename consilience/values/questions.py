@@ -53,6 +53,22 @@ def questions_of(table: pa.Table) -> list[Question]:
     ]
 
 
+def situations_of(table: pa.Table) -> list[str]:
+    """What is no independent evidence, by row: questions of one situation, or of the same words, have the same name."""
+    above: dict[str, str] = {}
+
+    def first(name: str) -> str:
+        while above.setdefault(name, name) != name:
+            name = above[name]
+        return name
+
+    rows = table.to_pylist()
+    for row in rows:
+        if row.get("situation") is not None:
+            above[first(f"situation {row['situation']}")] = first(f"text {row['text']}")
+    return [first(f"text {row['text']}") for row in rows]
+
+
 def questions_from_stories(stories: pd.DataFrame, profiles: pd.DataFrame) -> pa.Table:
     """Moral Stories as questions: the context and what to do in it, with the moral action as the reference.
 

@@ -62,6 +62,11 @@ def read_requests(path: Path, batch: int) -> list[Request]:
     ]
 
 
+def part_file(parts: Path, batch: int) -> Path:
+    """Where the answers to a batch lie."""
+    return parts / f"{batch:08d}.parquet"
+
+
 def _length(pieces: Pieces) -> int:
     return sum(len(piece.text if isinstance(piece, Data) else piece) for piece in pieces)
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from consilience.errors import UserError
 from consilience.theories import VALUE_NAMES
-from consilience.values.classifier import REFUSED, UNTRAINED, About, ValueClassifier, classify, load_classifier
+from consilience.values.about import About, check_reward
+from consilience.values.classifier import ValueClassifier, classify, load_classifier
 from consilience.values.examples import FOLLOWS
 
 
@@ -37,16 +37,8 @@ def load_reward(folder: Path, value: str, force: bool = False) -> ValueReward:
         force: use a classifier that is no better than its baseline; the reward is then marked as forced.
 
     Raises:
-        UserError: not such a folder, an unknown value, a value without a trained classifier, or a classifier that is no
-            better than its baseline and not forced.
+        UserError: see `check_reward` and `load_classifier`.
     """
-    if value not in VALUE_NAMES:
-        raise UserError(f"unknown value '{value}': expected one of {', '.join(VALUE_NAMES)}")
-    model, about = load_classifier(Path(folder) / FOLLOWS)
-    head = about.heads[value]
-    if head.verdict == UNTRAINED:
-        raise UserError(f"{folder}: no reward for {value}: {head.reason}")
-    refused = head.verdict == REFUSED
-    if refused and not force:
-        raise UserError(f"{folder}: the {value} classifier is refused as a reward: {head.reason}; force uses it anyway")
-    return ValueReward(model, about, value, refused)
+    forced = check_reward(folder, value, force)
+    model, about = load_classifier(folder / FOLLOWS)
+    return ValueReward(model, about, value, forced)

@@ -3,6 +3,7 @@
 from pydantic import Field, model_validator
 
 from consilience.config import Config
+from consilience.errors import UserError
 from consilience.ppo.settings import LoraSettings
 
 
@@ -31,3 +32,14 @@ class SftSettings(Config):
         if self.evaluate_every > self.steps:
             raise ValueError(f"evaluate_every {self.evaluate_every}: more than steps {self.steps}, so never")
         return self
+
+    def accumulation(self, workers: int) -> int:
+        """How many microbatches of each worker make a step.
+
+        Raises:
+            UserError: no whole number of them does.
+        """
+        share = self.microbatch_size * workers
+        if self.batch_size % share:
+            raise UserError(f"batch_size {self.batch_size}: not a multiple of microbatch_size x workers, {share}")
+        return self.batch_size // share

@@ -20,7 +20,7 @@ from consilience.ppo.rollout import pad_left
 from consilience.values.agents import Agents
 from consilience.values.answer_settings import BASE
 from consilience.values.base import load_own
-from consilience.values.saved import SavedAdapters, check_base
+from consilience.values.saved import SavedAdapters, check_saved
 
 _PEFT_BASE = "__base__"  # PEFT's name for a row without an adapter
 _UNFINISHED = "\ufffd"  # what a tokeniser makes of a character whose last bytes are still to come
@@ -101,7 +101,7 @@ class StreamingAgents(Agents):
 def open_streaming(*saved: SavedAdapters) -> StreamingAgents:
     """As `agents.open_agents`."""
     for each in saved:
-        check_base(each)
+        check_saved(each)
     model: LanguageModel = load_own(saved[0].base)
     return StreamingAgents(model, {name: place for each in saved for name, place in each.adapters.items()})
 

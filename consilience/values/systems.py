@@ -15,7 +15,7 @@ from consilience.values.requests import Request
 
 FEW_SHOT, PROMPTED = "few_shot", "prompted"
 OTHER_REFERENCE = "other_reference"
-"""No method: the reference of another question, which says how near two texts come that have nothing to do."""
+"""No method: the reference of another question, which says how near two texts come that have nothing in common."""
 
 _MERGE = (
     "Advisers who each speak for one moral value have answered the question below. Write one answer of your own that "
@@ -55,6 +55,22 @@ def flip(profile: Profile, value: Value) -> Profile:
     return replace(profile, weights=tuple(weights))
 
 
+def other_references(questions: Sequence[Question], situations: Sequence[str]) -> dict[str, str]:
+    """For each question that has a reference, the next reference of another situation; none where all are of one.
+
+    Args:
+        situations: of the questions, in their order.
+    """
+    told = [(q, situation) for q, situation in zip(questions, situations, strict=True) if q.reference]
+    if len({situation for _, situation in told}) < 2:
+        return {}
+    found = {}
+    for place, (question, situation) in enumerate(told):
+        later = (told[(place + step) % len(told)] for step in range(1, len(told)))
+        found[question.question_id] = next(q.reference or "" for q, theirs in later if theirs != situation)
+    return found
+
+
 def draw_shots(train: Sequence[Question], most: int, seed: int) -> dict[str, list[Question]]:
     """Up to `most` questions per value whose profile asks for it and that have a reference, drawn at random."""
     random = np.random.default_rng(seed)
@@ -66,12 +82,10 @@ def draw_shots(train: Sequence[Question], most: int, seed: int) -> dict[str, lis
     return shots
 
 
-def alone(questions: Sequence[Question], agents: Sequence[str]) -> list[Request]:
-    """The base and every agent, each told the question and nothing else."""
+def alone(questions: Sequence[Question], names: Sequence[str]) -> list[Request]:
+    """Agents (or the base), each told the question and nothing else."""
     return [
-        Request(question.question_id, name, name, (asked(question.text),))
-        for name in (BASE, *agents)
-        for question in questions
+        Request(question.question_id, name, name, (asked(question.text),)) for name in names for question in questions
     ]
 
 

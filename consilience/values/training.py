@@ -18,7 +18,8 @@ from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_para
 from consilience.errors import UserError
 from consilience.files import write_json
 from consilience.theories import VALUE_NAMES
-from consilience.values.classifier import WEIGHTS, ValueClassifier
+from consilience.values.about import WEIGHTS
+from consilience.values.classifier import ValueClassifier
 from consilience.values.settings import FitConfig
 from consilience.values.split import TRAIN
 

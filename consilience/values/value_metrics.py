@@ -3,27 +3,18 @@
 Situations are resampled, all texts of one together: the two actions of a story are no independent evidence.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
+
+from consilience.intervals import Interval, draw_situations, interval
 
 Floats = NDArray[np.float64]
 
 BINS = 10
 DRAWS = 500
-LEVEL = 0.95
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A figure and its 95 % percentile interval; NaN where it is not defined."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,31 +29,32 @@ class Quality:
 class Bootstrap:
     """Figures of texts under `DRAWS` resamples of their situations, the same for every system.
 
+    Intervals are NaN where all texts are of one situation, which is the same in every resample.
+
     Attributes:
         labels: (n,) 0 or 1.
         weights: (1 + DRAWS, n) how often each text counts; the first row is the sample itself.
     """
 
     def __init__(self, labels: Floats, situations: Sequence[str], seed: int = 0) -> None:
-        code, names = pd.factorize(np.asarray(situations, dtype=object))
-        random = np.random.default_rng(seed)
-        drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
+        number, weights = draw_situations(situations, DRAWS, seed)
         self.labels = labels
-        self.weights = np.concatenate([np.ones((1, len(labels))), drawn[:, code]])
+        self.weights = weights[:, number]
+        self._several = weights.shape[1] > 1
 
     def quality(self, scores: Floats) -> Quality:
         """Figures of (n,) probabilities."""
         figures = (weighted_auc, weighted_accuracy, weighted_ece)
-        return Quality(*(self._interval(figure, scores) for figure in figures))
+        return Quality(*(self._interval(figure(self.labels, scores, self.weights)) for figure in figures))
 
     def auc_gain(self, scores: Floats, baseline: Floats) -> Interval:
         """AUC of `scores` minus that of `baseline`, paired."""
-        return _interval(
+        return self._interval(
             weighted_auc(self.labels, scores, self.weights) - weighted_auc(self.labels, baseline, self.weights)
         )
 
-    def _interval(self, figure: Callable[[Floats, Floats, Floats], Floats], scores: Floats) -> Interval:
-        return _interval(figure(self.labels, scores, self.weights))
+    def _interval(self, figures: Floats) -> Interval:
+        return interval(figures) if self._several else Interval(float(figures[0]), np.nan, np.nan)
 
 
 def weighted_auc(labels: Floats, scores: Floats, weights: Floats) -> Floats:
@@ -91,11 +83,3 @@ def weighted_ece(labels: Floats, scores: Floats, weights: Floats) -> Floats:
     member = np.eye(BINS)[bins]
     gaps = np.abs(weights @ (member * (scores - labels)[:, None]))
     return gaps.sum(axis=1) / weights.sum(axis=1)
-
-
-def _interval(figures: Floats) -> Interval:
-    """The first figure, and the percentiles of the others."""
-    if np.isnan(figures[0]):
-        return Interval(np.nan, np.nan, np.nan)
-    low, high = np.nanquantile(figures[1:], [0.5 * (1 - LEVEL), 0.5 * (1 + LEVEL)])
-    return Interval(float(figures[0]), float(low), float(high))

@@ -167,7 +167,7 @@ def test_an_aggregator_learns_from_hosted_agents(cluster: None, tmp_path: Path) 
         "data": str(data),
         "agents": str(folder),
         "answers": {"max_new_tokens": 6},
-        "hosting": {"batch_size": 3},
+        "hosting": {"batch_size": 6},
         "training": {
             "lora": {"rank": 4, "alpha": 8},
             "learning_rate": 1e-2,

@@ -148,6 +148,22 @@ def test_saved_adapters_open_on_the_base_they_were_trained_on(
     (tmp_path / "run/adapters.json").write_text(json.dumps({**facts, "base_digest": "0"}))
     with pytest.raises(UserError, match="not the model that the adapters were trained on"):
         open_agents(read_adapters(tmp_path / "run"))
+    (tmp_path / "run/adapters.json").write_text(json.dumps({**facts, "adapters": {**facts["adapters"], "care": "0"}}))
+    with pytest.raises(UserError, match=r"care/adapter_model\.safetensors: not the weights that adapters\.json"):
+        open_agents(read_adapters(tmp_path / "run"))
+    (tmp_path / "run/adapters.json").write_text("[]")
+    with pytest.raises(UserError, match="not a description of adapters"):
+        read_adapters(tmp_path / "run")
+
+
+def test_adapters_that_were_not_all_saved_are_not_described(
+    base: BaseConfig, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    save_adapters(tmp_path, base, adapters, {})
+    with pytest.raises(UserError, match="cannot be written"):
+        save_adapters(tmp_path, base, {**adapters, "care": tmp_path / "nowhere"}, {})
+    with pytest.raises(UserError, match="expected a finished run"):
+        read_adapters(tmp_path)
     with pytest.raises(UserError, match="expected a finished run of train_agents or train_aggregator"):
         read_adapters(tmp_path)
 

@@ -11,9 +11,10 @@ from value_models import save_tiny_encoder, store_classifier, value_examples
 
 from consilience.errors import UserError
 from consilience.theories import VALUE_NAMES
+from consilience.values.about import Head
 from consilience.values.assessment import Assessment, assess
 from consilience.values.baseline import bag_of_words, majority
-from consilience.values.classifier import Head, ValueClassifier, classify, load_classifier
+from consilience.values.classifier import ValueClassifier, classify, load_classifier
 from consilience.values.examples import FOLLOWS, RELEVANCE
 from consilience.values.norms import norm_profiles
 from consilience.values.reward import load_reward
@@ -116,6 +117,31 @@ def test_noise_is_refused_and_a_value_without_examples_is_untrained(examples: pd
     assert found.heads["sanctity"].auc is None
     assert list(found.correlations) == ["authority", "care", "fairness", "loyalty"]
     assert abs(found.correlations["care"]["loyalty"]) < 0.5
+
+
+@pytest.mark.parametrize(("situations", "verdict"), [(9, "refused"), (10, "usable")])
+def test_a_perfect_classifier_needs_situations_to_prove_itself(situations: int, verdict: str) -> None:
+    """Ten positives in every part, but in test some of one situation; the words tell nothing."""
+    split = np.repeat(["train", "validation", "test"], 20)
+    labels = np.tile([1.0, 0.0], 30)
+    names = [f"{part}{min(k % 20 // 2, situations - 1)}" for k, part in enumerate(split)]
+    rows = {"text": "word", "situation": names, "split": split, "source": "own", "label_source": "human"}
+    logits = np.tile(np.where(labels == 1, 3.0, -3.0)[:, None], 5)
+    found = assess(FOLLOWS, pd.DataFrame(rows | dict.fromkeys(VALUE_NAMES, labels)), logits)
+    assert found.heads["care"].verdict == verdict
+    assert (found.heads["care"].reason or "").startswith("only 9 situations in test") == (verdict == "refused")
+
+
+def test_all_test_texts_of_one_situation_have_no_interval() -> None:
+    split = np.repeat(["train", "validation", "test"], 4)
+    labels = np.tile([1.0, 0.0], 6)
+    rows = {"text": "word", "situation": split, "split": split, "source": "own", "label_source": "human"}
+    logits = np.tile(labels[:, None], 5)
+    found = assess(FOLLOWS, pd.DataFrame(rows | dict.fromkeys(VALUE_NAMES, labels)), logits)
+    row = found.classifiers[0]
+    assert (row["verdict"], row["auc_gain"], row["auc_gain_low"]) == ("refused", 0.5, None)
+    assert found.metrics[0]["auc"] == 1
+    assert found.metrics[0]["auc_low"] is found.metrics[0]["auc_high"] is None
 
 
 def test_baselines() -> None:

@@ -15,6 +15,7 @@ from scipy.stats import bootstrap
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, AutoTokenizer
 from value_models import save_tiny_encoder
+from value_runs import reward_run
 
 from consilience.errors import UserError
 from consilience.files import write_json
@@ -28,9 +29,18 @@ from consilience.values.evaluation_settings import ScoreEncoder
 from consilience.values.evaluation_summary import OVERLAPS, PLAIN, headline, tabulate
 from consilience.values.evaluation_tables import EVALUATION
 from consilience.values.profile import parse_profile
-from consilience.values.questions import questions_of
+from consilience.values.questions import questions_of, situations_of
 from consilience.values.requests import read_requests, write_requests
-from consilience.values.systems import OTHER_REFERENCE, alone, compared, draw_shots, flip, in_context, with_flips
+from consilience.values.systems import (
+    OTHER_REFERENCE,
+    alone,
+    compared,
+    draw_shots,
+    flip,
+    in_context,
+    other_references,
+    with_flips,
+)
 from consilience.values.text_overlap import common_subsequence, repetition, rouge, words
 from jobs.cli import main
 from jobs.evaluate import JOB
@@ -183,7 +193,7 @@ def test_every_system_is_asked_every_question() -> None:
     assert [len(shots[value]) for value in ("care", "loyalty", "sanctity")] == [2, 2, 0]
     assert draw_shots(QUESTION_LIST, 2, seed=0) == shots
     contexts = ("dynamic", "full")
-    asked = alone(QUESTION_LIST, AGENTS) + in_context(QUESTION_LIST, HEARD, contexts, shots)
+    asked = alone(QUESTION_LIST, ["base", *AGENTS]) + in_context(QUESTION_LIST, HEARD, contexts, shots)
     assert {(each.question_id, each.system) for each in asked} == {
         (question.question_id, system) for question in QUESTION_LIST for system in compared(AGENTS, contexts)
     }
@@ -309,6 +319,50 @@ def test_the_bound_is_the_least_agent_where_the_value_is_asked_for() -> None:
     assert (row["verdict"], row["least_agent"], row["n"]) == ("open", None, 0)
 
 
+def test_in_a_dynamic_context_the_bound_is_of_the_agents_that_are_heard() -> None:
+    """Care alone is heard by the first twenty, care and loyalty by the others: 0.9 and 0.4; fairness, at 0, by none."""
+    count = 40
+    scores: Scores = {
+        ("aggregator_dynamic", "reward_care"): np.full(count, 0.5),
+        ("care", "reward_care"): np.full(count, 0.9),
+        ("fairness", "reward_care"): np.zeros(count),
+        ("loyalty", "reward_care"): np.full(count, 0.4),
+    }
+    asked = {"care": np.ones(count), "fairness": np.zeros(count), "loyalty": np.r_[np.zeros(10), np.ones(30)]}
+    (row,) = bound_rows(whole(count), scores, ["dynamic"], [CARE], ["care", "fairness", "loyalty"], asked)
+    assert row["least"] == pytest.approx((10 * 0.9 + 30 * 0.4) / 40)
+    assert row["margin"] == pytest.approx(0.5 - row["least"])
+    assert row["least_low"] < row["least"] < row["least_high"]
+    assert (row["least_agent"], row["verdict"], row["n"]) == ("loyalty", "open", count)
+    full = {("aggregator_full", "reward_care"): np.full(count, 0.5), **scores}
+    (row,) = bound_rows(whole(count), full, ["full"], [CARE], ["care", "fairness", "loyalty"], asked)
+    assert (row["least"], row["least_agent"], row["verdict"]) == (0, "fairness", "holds")
+
+
+def test_the_floor_is_of_another_situation() -> None:
+    """q0 to q3 are of situation s0, q4 and q5 of s1."""
+    situations = situations_of(question_table(question_rows()))
+    assert len(set(situations)) == 2
+    others = other_references(QUESTION_LIST, situations)
+    assert others == {
+        **dict.fromkeys(("q0", "q1", "q2", "q3"), "Take 1, not more."),
+        **dict.fromkeys(("q4", "q5"), "Take 0, not more."),
+    }
+    assert other_references(QUESTION_LIST, ["s"] * 6) == {}
+
+
+def test_the_same_words_are_the_same_situation() -> None:
+    rows = question_rows(4)
+    changes = (
+        {"situation": "a"},
+        {"situation": "b", "text": "x"},
+        {"situation": None, "text": "x"},
+        {"situation": "b"},
+    )
+    found = situations_of(question_table([row | change for row, change in zip(rows, changes, strict=True)]))
+    assert found[1] == found[2] == found[3] != found[0]
+
+
 def test_profiles_from_people_stand_apart() -> None:
     found = slices(["human", "predicted", "human"], ["a", "b", "c"], 0)
     assert [(part.name, int(part.chosen.sum())) for part in found] == [("all", 3), ("human", 2), ("predicted", 1)]
@@ -398,7 +452,12 @@ def test_the_terminal_shows_all_five_tables(run: Path) -> None:
 
 def saved(folder: Path, adapters: list[str], **about: object) -> Path:
     folder.mkdir()
-    facts = {"base": {"source": str(folder.parent)}, "base_digest": "d", "adapters": adapters, "about": about}
+    facts = {
+        "base": {"source": str(folder.parent)},
+        "base_digest": "d",
+        "adapters": dict.fromkeys(adapters, ""),
+        "about": about,
+    }
     write_json(folder / "adapters.json", facts)
     return folder
 
@@ -408,7 +467,7 @@ def line(tmp_path: Path) -> list[str]:
     """A dry run in which nothing is wrong."""
     data = tmp_path / "questions.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in question_rows()))
-    write_json(tmp_path / "values/manifest.json", {"job": "train_values", "config": {"folds": 5, "split_seed": 0}})
+    reward_run(tmp_path / "values")
     agents = saved(tmp_path / "agents", AGENTS)
     aggregator = saved(tmp_path / "aggregator", ["aggregator"], context="dynamic")
     flags = {"data": data, "agents": agents, "aggregator": aggregator, "rewards": tmp_path / "values"}
@@ -440,6 +499,14 @@ def test_a_dry_run_says_what_would_be_done(line: list[str], capsys: pytest.Captu
             "agents: none for authority, fairness, loyalty, sanctity",
         ),
         (["--rewards", "{0}/agents"], "not a run folder"),
+        (
+            ["--rewards", "{0}/weak"],
+            "weak: the loyalty classifier is refused as a reward: too weak; force uses it anyway",
+        ),
+        (
+            ["--judge", "{0}/weak"],
+            "weak: the loyalty classifier is refused as a reward: too weak; force uses it anyway",
+        ),
         (["--judge", "{0}/values"], "the run that gives the rewards; expected another"),
         (["--set", "encoder.source=nowhere"], "model source 'nowhere': no such folder"),
         (["--set", "aggregator=[]"], "key 'aggregator'"),
@@ -450,6 +517,7 @@ def test_a_dry_run_says_what_would_be_done(line: list[str], capsys: pytest.Captu
 def test_mistakes_are_one_line(
     line: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
 ) -> None:
+    reward_run(tmp_path / "weak", loyalty="refused")
     saved(tmp_path / "few", ["care"])
     saved(tmp_path / "full", ["aggregator"], context="full")
     other = saved(tmp_path / "other", ["aggregator"], context="dynamic")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from value_runs import reward_run
 
 from consilience.tables import QUESTIONS, read_table
 from consilience.values.questions import questions_of
@@ -46,7 +47,7 @@ def agents(tmp_path: Path, *more: str, rows: tuple[dict[str, object], ...] = ())
 
 
 def test_a_dry_run_says_what_would_be_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_of(tmp_path / "values", "train_values")
+    reward_run(tmp_path / "values")
     assert main(train_agents.JOB, agents(tmp_path)) == 0
     said = capsys.readouterr().out
     assert "train agents for authority, care, fairness, loyalty, sanctity" in said
@@ -62,14 +63,20 @@ def test_a_dry_run_says_what_would_be_trained(tmp_path: Path, capsys: pytest.Cap
         (["--set", "ppo.reward_on=prompt_and_response"], "reward_on: a value's reward scores the answer alone"),
         (["--rewards", "nowhere"], "nowhere: not a run folder"),
         (["--set", "base.source=nowhere"], "model source 'nowhere': no such folder"),
+        (["--rewards", "{0}/weak"], "the care classifier is refused as a reward: too weak; force uses it anyway"),
+        (["--judge", "{0}/weak"], "the care classifier is refused as a reward: too weak; force uses it anyway"),
+        (["--set", "workers.workers=3"], "batch_size 64 cannot be shared by 3 workers; expected a multiple"),
+        (["--set", "vllm={{trust_remote_code: true}}"], "trust_remote_code: a model's own code is never run"),
+        (["--set", "vllm={{enable_lora: false}}"], "key 'vllm': enable_lora: settled by base and lora"),
         (["--set", "ppo.epocs=3"], "unknown key 'ppo.epocs'; known keys here:"),
     ],
 )
 def test_mistakes_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
 ) -> None:
-    run_of(tmp_path / "values", "train_values")
-    assert main(train_agents.JOB, agents(tmp_path, *more)) == 2
+    reward_run(tmp_path / "values")
+    reward_run(tmp_path / "weak", care="refused")
+    assert main(train_agents.JOB, agents(tmp_path, *(part.format(tmp_path) for part in more))) == 2
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
@@ -87,21 +94,21 @@ def test_mistakes_are_one_line(
 def test_bad_questions_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], message: str
 ) -> None:
-    run_of(tmp_path / "values", "train_values")
+    reward_run(tmp_path / "values")
     rows = (QUESTION, {**QUESTION, "question_id": "b", "split": "test", **change})
     assert main(train_agents.JOB, agents(tmp_path, rows=rows)) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_missing_column_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_of(tmp_path / "values", "train_values")
+    reward_run(tmp_path / "values")
     row = {name: value for name, value in QUESTION.items() if name != "loyalty"}
     assert main(train_agents.JOB, agents(tmp_path, rows=(row,))) == 2
     assert "missing column 'loyalty' of table 'questions'" in capsys.readouterr().err
 
 
 def test_the_judge_must_be_another_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_of(tmp_path / "values", "train_values")
+    reward_run(tmp_path / "values")
     assert main(train_agents.JOB, agents(tmp_path, "--judge", str(tmp_path / "values"))) == 2
     assert "the run that gives the rewards; expected another" in capsys.readouterr().err
     run_of(tmp_path / "other", "annotate")
@@ -115,13 +122,15 @@ def test_the_aggregator_needs_agents_and_references(tmp_path: Path, capsys: pyte
     line = ["--data", str(data), "--agents", str(folder), "--dry-run"]
     assert main(train_aggregator.JOB, line) == 2
     assert "expected a finished run of train_agents" in capsys.readouterr().err
-    facts = {"base": {"source": str(tmp_path)}, "base_digest": "", "adapters": ["care"], "about": {}}
+    facts = {"base": {"source": str(tmp_path)}, "base_digest": "", "adapters": {"care": ""}, "about": {}}
     (folder / "adapters.json").write_text(json.dumps(facts))
     assert main(train_aggregator.JOB, line) == 2
     assert "no question of split 'validation' with a reference" in capsys.readouterr().err
     save(tmp_path, QUESTION, {**QUESTION, "question_id": "b", "split": "validation"})
     assert main(train_aggregator.JOB, line) == 0
     assert "2 questions x 1 agents to answer: care" in capsys.readouterr().out
+    assert main(train_aggregator.JOB, [*line, "--set", "workers.workers=3"]) == 2
+    assert "batch_size 32: not a multiple of microbatch_size x workers, 12" in capsys.readouterr().err
     assert main(train_aggregator.JOB, [*line, "--set", "context=full"]) == 2
     assert "agents: none for authority, fairness, loyalty, sanctity" in capsys.readouterr().err
     assert main(train_aggregator.JOB, [*line, "--set", "context=some"]) == 2

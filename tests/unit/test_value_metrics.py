@@ -53,6 +53,14 @@ def test_interval_holds_the_truth_and_situations_are_drawn_together() -> None:
     assert together.high - together.low > 1.8 * (apart.high - apart.low), "copies are no evidence"
 
 
+def test_one_situation_has_no_interval() -> None:
+    labels, scores = np.array([0.0, 1.0, 1.0]), np.array([0.2, 0.7, 0.9])
+    sample = Bootstrap(labels, ["a", "a", "a"])
+    for found in (sample.quality(scores).auc, sample.quality(scores).ece, sample.auc_gain(scores, labels)):
+        assert np.isfinite(found.value)
+        assert np.isnan([found.low, found.high]).all()
+
+
 def test_gain_is_paired() -> None:
     random = np.random.default_rng(2)
     labels = random.integers(0, 2, 300).astype(float)

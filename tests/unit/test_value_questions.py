@@ -16,7 +16,8 @@ from consilience.config import parse_config
 from consilience.errors import UserError
 from consilience.tables import VALUE_EXAMPLES, write_table
 from consilience.theories import VALUE_NAMES
-from consilience.values.classifier import Head, ValueClassifier
+from consilience.values.about import Head
+from consilience.values.classifier import ValueClassifier
 from consilience.values.examples import RELEVANCE, norm_judgements, story_examples
 from consilience.values.question_data import QuestionData, check_unseen, count_splits, describe_profiles, load_questions
 from consilience.values.settings import EncoderConfig

@@ -11,7 +11,8 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from consilience.lm.sources import open_source
 from consilience.theories import VALUE_NAMES
-from consilience.values.classifier import About, Head, ValueClassifier, save_classifier
+from consilience.values.about import About, Head
+from consilience.values.classifier import ValueClassifier, save_classifier
 from consilience.values.examples import FOLLOWS
 from consilience.values.settings import EncoderConfig
 
