@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from consilience.lm.sources import open_source
@@ -22,14 +22,12 @@ BAD = ("robbed", "cheated", "left", "mocked", "defied", "fouled")
 
 def save_tiny_encoder(folder: Path) -> str:
     """Returns the folder as a source."""
-    sentences = [f"I {verb} my brother by the river on day {n}" for verb in GOOD + BAD for n in range(3)]
-    tokeniser = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [*special, *["i", "my", "brother", "by", "the", "river", "on", "day", "0", "1", "2"], *GOOD, *BAD]
+    # A fixed vocabulary: a trained one breaks ties differently in every process, and what is learned with it.
+    tokeniser = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
     tokeniser.normalizer = normalizers.BertNormalizer()
     tokeniser.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokeniser.train_from_iterator(
-        sentences, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
-    )
     tokeniser.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
