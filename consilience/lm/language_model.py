@@ -97,6 +97,11 @@ def _fastest(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def _contiguous(head: torch.nn.Module, states: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    """`generate` hands the head a slice of the prompts' states, for which torch would copy the weights once a row."""
+    return (states[0].contiguous(),)
+
+
 class LanguageModel:
     """A causal language model and its tokeniser; the weights are frozen.
 
@@ -112,6 +117,8 @@ class LanguageModel:
         self.packs = can_pack(model)
         self.tokens_per_batch = _TOKENS_PER_BATCH[model.device.type]
         self._head_is_linear = self._try_head()
+        if head := model.get_output_embeddings():  # type: ignore[no-untyped-call]
+            head.register_forward_pre_hook(_contiguous)
 
     @property
     def window(self) -> int | None:
