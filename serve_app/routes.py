@@ -25,13 +25,15 @@ log = logging.getLogger("ray.serve")
 
 _STATIC = Path(__file__).parent / "static"
 _SSE = {"X-Accel-Buffering": "no"}
-_REFERENCE = {"$ref": "#/components/schemas/Error"}
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": meaning,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-    }
-    for status, meaning in {
+
+
+def _refusals(meanings: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {status: {"description": meaning, "content": content} for status, meaning in meanings.items()}
+
+
+_REFUSALS = _refusals(
+    {
         400: "not JSON",
         401: "no token, or an unknown one",
         408: "the body came too slowly",
@@ -40,8 +42,19 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         429: "too many requests with this token; see Retry-After",
         503: "busy (see Retry-After), or this part is not set up",
         504: "the answer took too long",
-    }.items()
+    }
+)
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "the answer; server-sent events where `stream` is true",
+        "content": {
+            "text/event-stream": {
+                "schema": {"type": "object", "properties": {"event": {"type": "string"}, "data": {"type": "string"}}}
+            }
+        },
+    }
 }
+_NO_MODEL = _refusals({404: "there is no such model here"})
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -131,7 +144,12 @@ def _own_routes(service: Service) -> APIRouter:
     async def theories() -> list[dict[str, str]]:
         return [{"name": theory.name, "definition": theory.definition} for theory in THEORIES]
 
-    @router.post("/answer", response_model=AnswerResponse, summary="An answer that respects a moral profile")
+    @router.post(
+        "/answer",
+        response_model=AnswerResponse,
+        summary="An answer that respects a moral profile",
+        responses=_STREAM,
+    )
     async def answer(body: AnswerRequest, request_id: RequestId) -> Any:
         question = Question(
             body.question,
@@ -162,13 +180,18 @@ def _chat_routes(service: Service) -> APIRouter:
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_MODEL]}
 
-    @router.get("/models/{name}", summary="One model, in OpenAI's form")
+    @router.get("/models/{name}", summary="One model, in OpenAI's form", responses=_NO_MODEL)
     async def model(name: str) -> dict[str, Any]:
         if name != MODEL:
             raise RefusedError(404, "model_not_found", f"model: there is none but '{MODEL}' here", "model")
         return _MODEL
 
-    @router.post("/chat/completions", response_model=ChatResponse, summary="An answer, in OpenAI's form")
+    @router.post(
+        "/chat/completions",
+        response_model=ChatResponse,
+        summary="An answer, in OpenAI's form",
+        responses=_STREAM | _NO_MODEL,
+    )
     async def chat(body: ChatRequest, request_id: RequestId) -> Any:
         question = Question(
             body.question(),

@@ -23,24 +23,33 @@ def _not_blank(text: str) -> str:
     return text
 
 
-def _unique_theories(names: list[str] | None) -> list[str] | None:
-    for name in names or ():
-        if name not in THEORY_NAMES:
-            raise ValueError(f"unknown theory; expected some of {', '.join(THEORY_NAMES)}")
-    if names and len(set(names)) < len(names):
+def _theory(name: str) -> str:
+    if name not in THEORY_NAMES:
+        raise ValueError(f"unknown theory; expected one of {', '.join(THEORY_NAMES)}")
+    return name
+
+
+def _unique(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
         raise ValueError("a theory is named twice")
     return names
 
 
-Text = Annotated[str, AfterValidator(_unicode), AfterValidator(_not_blank)]
-Weight = Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=False)]
+Text = Annotated[str, AfterValidator(_unicode), AfterValidator(_not_blank), Field(json_schema_extra={"pattern": r"\S"})]
+Theory = Annotated[str, AfterValidator(_theory), Field(json_schema_extra={"enum": list(THEORY_NAMES)})]
+Theories = Annotated[
+    list[Theory],
+    AfterValidator(_unique),
+    Field(min_length=1, max_length=len(THEORY_NAMES), json_schema_extra={"uniqueItems": True}),
+]
+Weight = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 
 
 class Body(BaseModel):
-    """Base of every request: a field that is not known is an error, not ignored."""
+    """Base of every request: a field that is not known is an error, and so is a number in quotes."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
 
 class MoralProfile(Body):
@@ -110,9 +119,7 @@ class JudgeRequest(Body):
         json_schema_extra={"examples": [{"dilemma": "I told my sister that I was ill so as not to see her."}]}
     )
     dilemma: Text
-    theories: Annotated[list[str] | None, AfterValidator(_unique_theories)] = Field(
-        None, min_length=1, max_length=len(THEORY_NAMES), description="default: all"
-    )
+    theories: Theories | None = Field(None, description="default: all")
 
 
 class Judgement(BaseModel):

@@ -176,6 +176,20 @@ def test_the_examples_of_the_docs() -> None:
         assert {"answer", "verdicts"} & set(json.loads(run.stdout)), run.stdout
 
 
+def test_the_openai_client() -> None:
+    text = (ROOT / "docs/serving.md").read_text(encoding="utf-8").replace("127.0.0.1:8000", f"127.0.0.1:{PORT}")
+    (example,) = re.findall(r"^```python\n(from openai .*?)^```", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {"token": TOKEN}
+    exec(example, names)
+    message = {"role": "user", "content": "May I read my daughter's diary?"}
+    stream = names["client"].chat.completions.create(
+        model="consilience", messages=[message], extra_body={"moral_profile": {"care": 1}}, stream=True
+    )
+    pieces = [choice.delta.content or "" for chunk in stream for choice in chunk.choices]
+    assert "".join(pieces) == names["reply"].choices[0].message.content
+    assert len(pieces) > 2
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (chromium, chromium-browser or google-chrome)")
 def test_the_page(tmp_path: Path) -> None:
     with open_page(tmp_path, f"http://127.0.0.1:{PORT}/") as page:

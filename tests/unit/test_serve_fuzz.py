@@ -4,8 +4,10 @@ import json
 from typing import Any
 
 import pytest
+import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 from serve_fakes import HEADERS, make_setting, small_consensus
 from starlette.testclient import TestClient
 
@@ -42,6 +44,19 @@ BODIES = {
         optional={**common, "moral_profile": mostly(profile), "n": mostly(st.just(1)), "tools": anything},
     ),
 }
+
+
+DOCUMENT = schemathesis.openapi.from_asgi(
+    "/openapi.json", make_setting(small_consensus(), Limits(requests_per_minute=10_000_000)).app
+)
+
+
+@DOCUMENT.parametrize()
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+def test_it_keeps_to_its_openapi_document(case: schemathesis.Case) -> None:
+    # What fits the document may still pass a limit, which each deployment sets, or name another model.
+    headers = {"Authorization": HEADERS["Authorization"]}
+    case.call_and_validate(headers=headers, excluded_checks=[positive_data_acceptance])
 
 
 @pytest.fixture(scope="module")
