@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
-from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
+from torch.nn.utils import clip_grad_norm_
 
 from consilience.calibration.losses import dirichlet_multinomial_nll, soft_cross_entropy
 from consilience.calibration.models import AnswerModel, Row
@@ -23,6 +23,7 @@ from consilience.calibration.settings import Loss
 from consilience.calibration.tasks import VotedItems
 from consilience.errors import UserError
 from consilience.files import write_json
+from consilience.gradients import sum_over_workers
 from consilience.values.settings import FitConfig
 
 MAX_GRAD_NORM = 1.0
@@ -151,11 +152,11 @@ class CalibrationTrainer:
             loss = self._loss_of(self._log_p([rows[place] for place in part]), votes).sum() / len(batch)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        if self._workers > 1:
-            self._sum_over_workers(total)
+        total = sum_over_workers(self._parameters, total)
         clip_grad_norm_(self._parameters, MAX_GRAD_NORM, error_if_nonfinite=True)
+        share = self.config.rate_share(self.step_number, self.steps)
         for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
-            group["lr"] = rate * self._schedule()
+            group["lr"] = rate * share
         self._optimiser.step()
         self._optimiser.zero_grad()
         return float(total)
@@ -187,22 +188,6 @@ class CalibrationTrainer:
         if self._workers > 1:
             dist.all_reduce(total)
         return float(total) / len(self._dev_rows)
-
-    def _sum_over_workers(self, loss: Tensor) -> None:
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-        flat = torch.cat([parameters_to_vector(gradients), loss[None]])
-        dist.all_reduce(flat)
-        vector_to_parameters(flat[:-1], gradients)
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient
-        loss.copy_(flat[-1])
-
-    def _schedule(self) -> float:
-        """The share of the highest learning rate that this step has, in (0, 1]."""
-        rising = int(self.config.warmup * self.steps)
-        if self.step_number < rising:
-            return (self.step_number + 1) / rising
-        return (self.steps - self.step_number) / (self.steps - rising)
 
 
 def _shuffled_runs(n: int, random: np.random.Generator) -> NDArray[np.int64]:

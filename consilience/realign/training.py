@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from consilience.files import write_json
+from consilience.gradients import sum_over_workers
 from consilience.realign.objective import Head, bernoulli_js, cosine_distance
 from consilience.realign.reader import Reader
 from consilience.realign.settings import TrainingConfig
@@ -274,22 +275,10 @@ class PairTrainer:
                 loss.backward()  # type: ignore[no-untyped-call]
             js = js.detach()
             if not frozen:
-                js = self._sum_over_workers(state.parameters, js)
+                js = sum_over_workers(state.parameters, js)
             state.optimiser.step()
             total += float(js)
         return total / len(part.train)
-
-    def _sum_over_workers(self, parameters: Sequence[Tensor], js: Tensor) -> Tensor:
-        """Sum gradients in place, and `js`, over all workers."""
-        if not dist.is_initialized():
-            return js
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = torch.cat([js.reshape(1), *(gradient.flatten() for gradient in gradients)])
-        dist.all_reduce(flat)
-        parts = torch.split(flat[1:], [gradient.numel() for gradient in gradients])
-        for parameter, part in zip(parameters, parts, strict=True):
-            parameter.grad = part.view_as(parameter).clone()
-        return flat[0]
 
     def _batches(self, part: Split, split: int, epoch: int) -> list[list[int]]:
         order = np.random.default_rng([self._seed, split, epoch + 1_000]).permutation(part.train)

@@ -13,10 +13,11 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
+from torch.nn.utils import clip_grad_norm_
 
 from consilience.errors import UserError
 from consilience.files import write_json
+from consilience.gradients import sum_over_workers
 from consilience.theories import VALUE_NAMES
 from consilience.values.about import WEIGHTS
 from consilience.values.classifier import ValueClassifier
@@ -138,27 +139,11 @@ class ClassifierTrainer:
             loss = (terms * ~labels.isnan()).sum() / known.sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        if self._workers > 1:
-            self._sum_over_workers(total)
+        total = sum_over_workers(self._parameters, total)
         clip_grad_norm_(self._parameters, MAX_GRAD_NORM, error_if_nonfinite=True)
+        share = self.config.rate_share(self.step_number, self.steps)
         for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
-            group["lr"] = rate * self._schedule()
+            group["lr"] = rate * share
         self._optimiser.step()
         self._optimiser.zero_grad()
         return float(total)
-
-    def _sum_over_workers(self, loss: torch.Tensor) -> None:
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-        flat = torch.cat([parameters_to_vector(gradients), loss[None]])
-        dist.all_reduce(flat)
-        vector_to_parameters(flat[:-1], gradients)
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient
-        loss.copy_(flat[-1])
-
-    def _schedule(self) -> float:
-        """The share of the highest learning rate that this step has, in (0, 1]."""
-        rising = int(self.config.warmup * self.steps)
-        if self.step_number < rising:
-            return (self.step_number + 1) / rising
-        return (self.steps - self.step_number) / (self.steps - rising)
