@@ -13,12 +13,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from actors.training import note_progress, run_workers
 from consilience.files import write_json
+from consilience.tables import ANSWERS, QUESTIONS, read_table
 from consilience.values.aggregator import build_sft_trainer
-from consilience.values.aggregator_data import Answers, build_examples
+from consilience.values.aggregator_data import build_examples, by_question
 from consilience.values.base import BaseConfig, load_own
 from consilience.values.context import ContextKind
-from consilience.values.questions import Question
+from consilience.values.questions import questions_of
 from consilience.values.sft_settings import SftSettings
+from consilience.values.split import TRAIN, VALIDATION
 from consilience.workers import WorkersConfig
 
 _HISTORY = "history.json"  # in the last checkpoint alone
@@ -26,14 +28,17 @@ _HISTORY = "history.json"  # in the last checkpoint alone
 
 @dataclass(frozen=True)
 class AggregatorPlan:
-    """All that a process needs to tune the aggregator."""
+    """All that a process needs to tune the aggregator.
+
+    Attributes:
+        questions, answers: tables, on a disk that all workers see; answers of every agent that the context hears.
+    """
 
     base: BaseConfig
     context: ContextKind
     settings: SftSettings
-    train: list[Question]
-    validation: list[Question]
-    answers: Answers
+    questions: Path
+    answers: Path
 
 
 def tune_aggregator(
@@ -71,11 +76,19 @@ def _tune(settings: dict[str, Any], resumed: str | None) -> None:
     tuning = plan.settings
     model = load_own(plan.base)
     room = min(tuning.max_tokens, model.window or tuning.max_tokens)
+    questions = questions_of(read_table(plan.questions, QUESTIONS))
+    answers = by_question(read_table(plan.answers, ANSWERS))
     train, validation = (
         build_examples(
-            model.tokeniser, plan.context, part, plan.answers, _end(model.model), room, tuning.max_answer_tokens
+            model.tokeniser,
+            plan.context,
+            [question for question in questions if question.split == split],
+            answers,
+            _end(model.model),
+            room,
+            tuning.max_answer_tokens,
         )
-        for part in (plan.train, plan.validation)
+        for split in (TRAIN, VALIDATION)
     )
     trainer = build_sft_trainer(
         model, train, validation, tuning, settings["folder"], workers.workers, [_Reporter()], resumed is not None

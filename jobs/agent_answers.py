@@ -10,7 +10,7 @@ from pydantic import Field
 from consilience.config import Config
 from consilience.files import digest_file, digest_json
 from consilience.runs import Run
-from consilience.tables import ANSWERS, read_table, write_table
+from consilience.tables import ANSWERS, write_table
 from consilience.values.answer_settings import AnswerConfig
 from consilience.values.questions import Question
 from consilience.values.requests import Request, part_file, write_requests
@@ -30,11 +30,10 @@ class HostingConfig(Config):
 
 def answer_questions(
     questions: Sequence[Question], saved: SavedAdapters, run: Run, answers: AnswerConfig, hosting: HostingConfig
-) -> pa.Table:
-    """Answers of all agents to `questions`, also written as `answers.parquet`."""
+) -> None:
+    """Write the answers of all agents to `questions` as `answers.parquet`."""
     table = respond("alone", alone(questions, list(saved.adapters)), [saved], run, answers, hosting)
     write_table(table.append_column("value", table.column("system")), run / "answers.parquet", ANSWERS)
-    return read_table(run / "answers.parquet", ANSWERS)
 
 
 def respond(

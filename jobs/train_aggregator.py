@@ -17,7 +17,7 @@ from consilience.files import digest_file, digest_json
 from consilience.lm.sources import ADAPTER_WEIGHTS, check_source
 from consilience.runs import Run
 from consilience.tables import QUESTIONS, read_table
-from consilience.values.aggregator_data import agents_wanted, by_question
+from consilience.values.aggregator_data import agents_wanted
 from consilience.values.answer_settings import AGGREGATOR, AnswerConfig
 from consilience.values.context import ContextKind
 from consilience.values.question_data import QuestionData, count_splits, describe_profiles, profile_counts
@@ -81,15 +81,18 @@ def execute(config: TrainAggregatorConfig, run: Run) -> Summary:
     questions = questions_of(table)
     agents_wanted(config.context, questions, list(saved.adapters))
     run.record(inputs={**run.manifest["inputs"], str(config.agents): saved.digest()})
-    answers = answer_questions(questions, saved, run, config.answers, config.hosting)
-    train, validation = ([q for q in questions if q.split == split] for split in (TRAIN, VALIDATION))
+    answer_questions(questions, saved, run, config.answers, config.hosting)
     settings = config.model_dump(mode="json", include={"context", "training"})
     fingerprint = digest_json([digest_file(run / "answers.parquet"), digest_file(run / "questions.parquet"), settings])
     if not run.finished("tune", fingerprint, "adapters.json", f"adapters/{AGGREGATOR}/{ADAPTER_WEIGHTS}"):
         with run.stage("tune", fingerprint):
             connect()
             aggregator = AggregatorPlan(
-                saved.base, config.context, config.training, train, validation, by_question(answers)
+                saved.base,
+                config.context,
+                config.training,
+                (run / "questions.parquet").absolute(),
+                (run / "answers.parquet").absolute(),
             )
             storage = (run / "training").absolute()
             with watching(storage):
@@ -100,8 +103,8 @@ def execute(config: TrainAggregatorConfig, run: Run) -> Summary:
         **run.manifest["losses"],
         "context": config.context,
         **profile_counts(table),
-        "questions_train": len(train),
-        "questions_validation": len(validation),
+        "questions_train": sum(q.split == TRAIN for q in questions),
+        "questions_validation": sum(q.split == VALIDATION for q in questions),
         "seconds": round(time.monotonic() - started, 3),
     }
 
