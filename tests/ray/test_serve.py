@@ -165,8 +165,9 @@ def test_a_stream_is_the_same_answer_and_comes_in_pieces() -> None:
     assert found[-1][0] == "done"
 
 
-def test_the_examples_of_the_docs() -> None:
-    text = (ROOT / "docs/serving.md").read_text(encoding="utf-8").replace("127.0.0.1:8000", f"127.0.0.1:{PORT}")
+@pytest.mark.parametrize("page", ["README.md", "docs/serving.md"])
+def test_the_examples_of_the_docs(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8").replace("127.0.0.1:8000", f"127.0.0.1:{PORT}")
     examples = re.findall(r"^curl .*(?:\n    .*)*", text, re.MULTILINE)
     assert len(examples) == 2
     for example in examples:
