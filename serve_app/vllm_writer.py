@@ -56,7 +56,7 @@ def open_vllm_writer(*saved: SavedAdapters) -> "VLLMWriter":
             max_model_len=-1,  # the model's window, or what fits the cache
             enable_prefix_caching=True,
             enable_lora=True,
-            max_loras=len(places),
+            max_loras=len(places) + 1,  # vLLM on a CPU adds what is in the last slot to rows that have no adapter
             max_lora_rank=next(allowed for allowed in _RANKS if allowed >= rank),
             enforce_eager=on_cpu,
             kv_cache_memory_bytes=_CPU_CACHE_BYTES if on_cpu else None,

@@ -3,12 +3,15 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import GenerationConfig
 
 from consilience.errors import UserError
@@ -23,7 +26,8 @@ _PEFT_BASE = "__base__"  # PEFT's name for a row without an adapter
 
 
 class Agents:
-    """Named adapters on one base. Rows of a batch may each use another; a row is never touched by another's adapter.
+    """Named adapters on one base, in its precision. Rows of a batch may each use another; a row is never touched by
+    another's adapter.
 
     Attributes:
         model: the base and its tokeniser; the base is changed in place, it carries the adapters.
@@ -45,11 +49,11 @@ class Agents:
         read = {name: _read(name, folder) for name, folder in adapters.items()}
         first = self.names[0]
         with _explained(adapters[first]):
-            self._peft = PeftModel(model.model, read[first][0], adapter_name=first)
+            self._peft = PeftModel(model.model, read[first][0], first, autocast_adapter_dtype=False)
         for name, (settings, weights) in read.items():
             with _explained(adapters[name]):
                 if name != first:
-                    self._peft.add_adapter(name, settings)
+                    self._peft.add_adapter(name, settings, autocast_adapter_dtype=False)
                 ours = get_peft_model_state_dict(self._peft, adapter_name=name, save_embedding_layers=False)
                 if {key: x.shape for key, x in weights.items()} != {key: x.shape for key, x in ours.items()}:
                     raise ValueError("its weights have other names or shapes")
@@ -102,15 +106,21 @@ class Agents:
             **sampling,
         )
         ids, mask = pad_left(prompts, self._ends[0], self.model.model.device)
-        with torch.inference_mode():
-            output = self._peft.generate(  # type: ignore[no-untyped-call]
-                input_ids=ids,
-                attention_mask=mask.long(),
-                generation_config=settings,
-                adapter_names=[_PEFT_BASE if name == BASE else name for name in names],
-            )
+        output = self._generate(ids, mask, names, generation_config=settings)
         texts = self.model.tokeniser.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+    def _generate(self, ids: Tensor, mask: Tensor, names: Sequence[str], **settings: Any) -> Tensor:
+        """Prompts and what follows them. Rows that all use the same adapter are spared the sorting of rows."""
+        generate = partial(self._peft.generate, input_ids=ids, attention_mask=mask.long(), **settings)
+        with torch.inference_mode():
+            if len(set(names)) > 1:
+                return generate(adapter_names=[_PEFT_BASE if name == BASE else name for name in names])
+            if names[0] == BASE:
+                with self._peft.disable_adapter():
+                    return generate()
+            self._peft.set_adapter(names[0], inference_mode=True)
+            return generate()
 
 
 def open_agents(*saved: SavedAdapters) -> Agents:

@@ -22,7 +22,6 @@ from consilience.values.answer_settings import BASE
 from consilience.values.base import load_own
 from consilience.values.saved import SavedAdapters, check_saved
 
-_PEFT_BASE = "__base__"  # PEFT's name for a row without an adapter
 _UNFINISHED = "\ufffd"  # what a tokeniser makes of a character whose last bytes are still to come
 
 
@@ -87,15 +86,14 @@ class StreamingAgents(Agents):
             **({"temperature": 1.0, "top_k": 0, "top_p": 1.0} if warm else {}),
         )
         listener = _Listener(turns, heard, self.model.tokeniser, ids.shape[1], self._ends)
-        with torch.inference_mode():
-            self._peft.generate(  # type: ignore[no-untyped-call]
-                input_ids=ids,
-                attention_mask=mask.long(),
-                generation_config=settings,
-                adapter_names=[_PEFT_BASE if turn.agent == BASE else turn.agent for turn in turns],
-                logits_processor=LogitsProcessorList([_Temperatures(turns)] if warm else []),
-                stopping_criteria=StoppingCriteriaList([listener]),
-            )
+        self._generate(
+            ids,
+            mask,
+            [turn.agent for turn in turns],
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([_Temperatures(turns)] if warm else []),
+            stopping_criteria=StoppingCriteriaList([listener]),
+        )
 
 
 def open_streaming(*saved: SavedAdapters) -> StreamingAgents:
