@@ -110,7 +110,7 @@ def slices(sources: Sequence[str], situations: Sequence[str], seed: int) -> list
 def agent_rows(part: Slice, scores: Scores, measures: Sequence[Measure], plain: Sequence[str]) -> list[Row]:
     """Base and agent by the reward of the agent's value, and by the measures `plain` (table 1)."""
     named = [(each.value, each.shown, each.key) for each in measures]
-    named += [(value, name, name) for value in dict.fromkeys(each.value for each in measures) for name in plain]
+    named += [(value, name, name) for name in plain for value in dict.fromkeys(each.value for each in measures)]
     rows = []
     for value, shown, key in named:
         pair = _columns(scores, [BASE, value], key)
