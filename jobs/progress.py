@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a line now and then in a log."""
+"""Progress of long work: a bar with rate and time left on a terminal, else a line now and then; the cluster is told."""
 
 import json
 import sys
@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from rich.progress import (
 from rich.text import Text
 
 from consilience.workers import PROGRESS
+from jobs.reporting import Report, say
 
 _LOG_EVERY_SECONDS = 10.0
 
@@ -40,26 +40,20 @@ def _columns() -> tuple[ProgressColumn, ...]:
 @contextmanager
 def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Yield a function to call with the number of units just finished; `done` were finished before."""
-    if sys.stderr.isatty():
-        with Progress(*_columns(), _Rate()) as bar:
-            task = bar.add_task(label, total=total, completed=done)
-            yield lambda units: bar.advance(task, units)
-        return
-    started = last = time.monotonic()
-    finished = 0
+    terminal = sys.stderr.isatty()
+    report = Report(label, done)
+    finished = done
+    with Progress(*_columns(), _Rate(), disable=not terminal) as bar:
+        task = bar.add_task(label, total=total, completed=done)
 
-    def advance(units: int) -> None:
-        nonlocal finished, last
-        finished += units
-        now = time.monotonic()
-        if now - last >= _LOG_EVERY_SECONDS:
-            last = now
-            rate = finished / (now - started)
-            left = timedelta(seconds=round((total - done - finished) / rate)) if rate else "unknown"
-            print(f"{label}: {done + finished}/{total}, {rate:.1f}/s, {left} left", file=sys.stderr, flush=True)
+        def advance(units: int) -> None:
+            nonlocal finished
+            finished += units
+            bar.advance(task, units)
+            report.tell(finished, total, log=not terminal)
 
-    yield advance
-    print(f"{label}: {done + finished}/{total} in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+        yield advance
+    report.end(finished, total, log=not terminal)
 
 
 @contextmanager
@@ -80,6 +74,7 @@ def _watch(storage: Path, stop: threading.Event) -> None:
     columns = (*_columns(), TextColumn("{task.fields[note]}"))
     with Progress(*columns, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
         tasks: dict[str, TaskID] = {}
+        reports: dict[str, Report] = {}
         shown: dict[str, Any] = {}
         last = time.monotonic()
         while True:
@@ -88,12 +83,15 @@ def _watch(storage: Path, stop: threading.Event) -> None:
             for name, state in found.items():
                 if name not in tasks:
                     tasks[name] = bar.add_task(name, note="")
+                    reports[name] = Report(name, state["done"])
                 bar.update(tasks[name], completed=state["done"], total=state["total"], note=state["note"])
+                reports[name].tell(state["done"], state["total"], log=False)
             if bar.disable and (ending or time.monotonic() - last >= _LOG_EVERY_SECONDS):
                 last = time.monotonic()
                 for name, state in found.items():
                     if shown.get(name) != state:
-                        print(f"{name}: {state['done']}/{state['total']} {state['note']}", file=sys.stderr, flush=True)
+                        words = f"{name}: {state['done']}/{state['total']} {state['note']}"
+                        say(words, name, state["done"], state["total"], note=state["note"])
                 shown = found
             if ending:
                 return

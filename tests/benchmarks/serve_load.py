@@ -15,7 +15,7 @@ import itertools
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,16 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 
 from actors.cluster import connect
 from consilience.config import load_config
-from consilience.values.saved import read_adapters
+from consilience.values.agents import open_agents
+from consilience.values.aggregator_data import aggregator_prompt
+from consilience.values.answer_settings import AGGREGATOR, AnswerConfig
+from consilience.values.context import ContextKind
+from consilience.values.profile import Profile
+from consilience.values.saved import SavedAdapters, read_adapters
 from serve_app.app import DEFAULTS, bind
 from serve_app.config import Limits, ServeConfig
 from serve_app.ingress import Ingress
-from serve_app.models import Aggregator, MoralAgents, Reply
+from serve_app.models import Reply
 from serve_app.tokens import hash_token, new_token
 
 VALUES = ("care", "fairness")
@@ -56,6 +61,40 @@ class EchoAggregator:
         for piece in _pieces(question):
             yield piece
         yield Reply("aggregator", question, tokens=TOKENS)
+
+
+class PlainAgents:
+    """The agents without Serve and its batches."""
+
+    def __init__(self, saved: SavedAdapters) -> None:
+        self._agents = open_agents(saved)
+
+    def answer(self, question: str, names: Sequence[str], tokens: int, temperature: float) -> Iterator[Reply]:
+        config = AnswerConfig(max_new_tokens=tokens, temperature=temperature)
+        for name, text in zip(names, self._agents.answer([question] * len(names), names, config), strict=True):
+            yield Reply(name, text)
+
+
+class PlainAggregator:
+    """The aggregator without Serve and its batches."""
+
+    def __init__(self, saved: SavedAdapters) -> None:
+        self._agents = open_agents(saved)
+
+    def answer(
+        self,
+        question: str,
+        weights: tuple[float, ...],
+        answers: Mapping[str, str | None],
+        kind: ContextKind,
+        tokens: int,
+        temperature: float,
+    ) -> Iterator[str]:
+        config = AnswerConfig(max_new_tokens=tokens, temperature=temperature)
+        tokeniser, room = self._agents.model.tokeniser, self._agents.room(config)
+        prompt = aggregator_prompt(tokeniser, kind, question, Profile(weights), answers, room)
+        (text,) = self._agents.reply([prompt], [AGGREGATOR], config)
+        yield text
 
 
 def _pieces(text: str) -> list[str]:
@@ -230,10 +269,8 @@ def main() -> None:
             assert config.aggregator is not None
             application = bind(config, [hash_token(token)])
             saved = [read_adapters(folder.absolute()) for folder in (config.agents, config.aggregator)]
-            actors = (
-                ray.remote(MoralAgents).options(num_cpus=0.1).remote(saved[0], None, config.engine),
-                ray.remote(Aggregator).options(num_cpus=0.1).remote(saved[1], config.engine),
-            )
+            plain = zip((PlainAgents, PlainAggregator), saved, strict=True)
+            actors = tuple(ray.remote(kind).options(num_cpus=0.1).remote(each) for kind, each in plain)
         serve.run(application, name="consilience")
         asyncio.run(show(port, token, arguments.config is None, actors, arguments))
     finally:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from actors.calibrate_worker import read_items, tune
@@ -67,13 +66,15 @@ def test_two_workers_equal_one_even_when_one_dies(
     for key in ("loss_train", "ce_dev", "concentration"):
         pair = [[entry[key] for entry in history] for history in (tuned.history, alone.history)]
         np.testing.assert_allclose(pair[0], pair[1], rtol=1e-3)  # type: ignore[arg-type]
-    for name, value in load_file(tuned.weights).items():
-        torch.testing.assert_close(value, alone.best[name], atol=2e-3, rtol=1e-2)
-
-    reading = read_items(dev, encoder, tuned.weights, workers)
+    # What they say, not their weights: some move nothing (a bias of all keys, one of both actions), so that their
+    # gradients are rounding, of which Adam makes steps.
     here = TunedEncoder(encoder, train, 0)
+    put(here.trainable, alone.best)
+    expected = read(here, dev)[0]
     put(here.trainable, load_file(tuned.weights))
-    np.testing.assert_allclose(reading.logits, read(here, dev)[0], atol=1e-4)
+    found = read(here, dev)[0]
+    np.testing.assert_allclose(found - found[..., :1], expected - expected[..., :1], atol=5e-3)
+    np.testing.assert_allclose(read_items(dev, encoder, tuned.weights, workers).logits, found, atol=1e-4)
 
 
 def test_the_smoke_config(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
