@@ -1,4 +1,4 @@
-"""Gradients of a batch that several workers share."""
+"""Gradients of a batch that several workers share, and the rate at which they are followed."""
 
 from collections.abc import Sequence
 
@@ -22,3 +22,10 @@ def sum_over_workers(parameters: Sequence[Tensor], loss: Tensor) -> Tensor:
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.grad = part.view_as(parameter).clone()
     return flat[-1]
+
+
+def rate_share(step: int, steps: int, warmup: float) -> float:
+    """The share of the highest learning rate that step number `step` of `steps` has, in (0, 1]: it rises linearly
+    over the share `warmup` of the steps, then falls linearly to 0."""
+    rising = int(warmup * steps)
+    return (step + 1) / rising if step < rising else (steps - step) / (steps - rising)

@@ -23,7 +23,7 @@ from consilience.calibration.settings import Loss
 from consilience.calibration.tasks import VotedItems
 from consilience.errors import UserError
 from consilience.files import write_json
-from consilience.gradients import sum_over_workers
+from consilience.gradients import rate_share, sum_over_workers
 from consilience.values.settings import FitConfig
 
 MAX_GRAD_NORM = 1.0
@@ -154,7 +154,7 @@ class CalibrationTrainer:
             total += loss.detach()
         total = sum_over_workers(self._parameters, total)
         clip_grad_norm_(self._parameters, MAX_GRAD_NORM, error_if_nonfinite=True)
-        share = self.config.rate_share(self.step_number, self.steps)
+        share = rate_share(self.step_number, self.steps, self.config.warmup)
         for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * share
         self._optimiser.step()

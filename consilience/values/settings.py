@@ -56,11 +56,6 @@ class FitConfig(Config):
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of steps in which the rates rise; then they fall to 0")
 
-    def rate_share(self, step: int, steps: int) -> float:
-        """The share of the highest rates that step number `step` of `steps` has, in (0, 1]."""
-        rising = int(self.warmup * steps)
-        return (step + 1) / rising if step < rising else (steps - step) / (steps - rising)
-
 
 class ClassifierWorkersConfig(WorkersConfig):
     """Where classifiers are trained."""

@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from consilience.errors import UserError
 from consilience.files import write_json
-from consilience.gradients import sum_over_workers
+from consilience.gradients import rate_share, sum_over_workers
 from consilience.theories import VALUE_NAMES
 from consilience.values.about import WEIGHTS
 from consilience.values.classifier import ValueClassifier
@@ -141,7 +141,7 @@ class ClassifierTrainer:
             total += loss.detach()
         total = sum_over_workers(self._parameters, total)
         clip_grad_norm_(self._parameters, MAX_GRAD_NORM, error_if_nonfinite=True)
-        share = self.config.rate_share(self.step_number, self.steps)
+        share = rate_share(self.step_number, self.steps, self.config.warmup)
         for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * share
         self._optimiser.step()

@@ -1,0 +1,93 @@
+"""The steps of learning a table on the cluster, each done once per run folder and fingerprint."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actors.table_sampler import sample_on_cluster
+from actors.tabular_worker import fine_tune, improve, train_discriminator
+from consilience.files import digest_json, write_json
+from consilience.ppo.trainer import Metrics
+from consilience.runs import Run
+from consilience.tabular.adversarial import ROUND, Rows
+from consilience.tabular.schema import TableSchema, Value
+from consilience.tabular.settings import GeneratorConfig
+
+if TYPE_CHECKING:
+    from jobs.augment import AugmentConfig
+
+_MODELS, _TRAINING, _SAMPLES = "models", "training", "samples"
+
+
+class ClusterSteps:
+    """`adversarial.Steps` on Ray. Models and discriminators lie in `models`, their rows in `samples`."""
+
+    def __init__(self, config: "AugmentConfig", run: Run, schema: TableSchema, data: str) -> None:
+        """`data` is a digest of what the rows and the base model are."""
+        self._run, self._schema, self._workers = run, schema, config.workers
+        fields = {name: getattr(config, name) for name in GeneratorConfig.model_fields}
+        self._config = GeneratorConfig(**fields)
+        kept = {"fine_tuning", "validation", "seed"}
+        self._tuned = digest_json([data, schema.to_json(), config.model_dump(mode="json", include=kept)])
+        kept = {"discriminator", "adversarial", "batch_size"}
+        self._guided = digest_json([self._tuned, config.model_dump(mode="json", include=kept)])
+
+    def fine_tune(self, train: Rows, held_out: Rows) -> Path:
+        folder, name = self._run / _MODELS / "fine-tuned", f"fine-tuned-{self._tuned[:12]}"
+        if not self._run.finished("fine-tuned", self._tuned, f"{_MODELS}/fine-tuned/schema.json"):
+            with self._run.stage("fine-tuned", self._tuned):
+                model, history = fine_tune(
+                    self._config, self._schema, train, held_out, self._workers, self._run / _TRAINING, name
+                )
+                _replace(folder, model)
+                self._run.record(fine_tuning=history)
+            shutil.rmtree(self._run / _TRAINING / name, ignore_errors=True)
+        return folder
+
+    def sample(self, model: Path, n: int, name: str) -> Rows:
+        return self.draw(model, n, {}, ROUND, name)
+
+    def draw(self, model: Path, n: int, given: Mapping[int, Value], purpose: int, name: str) -> Rows:
+        """Rows of the model in a folder; their chance comes from the seed and the `purpose`. How fast they were drawn
+        is noted in the manifest."""
+        file = f"{_SAMPLES}/{name}.json"
+        version = digest_json([self._guided, model.name, n, sorted(given.items()), purpose])
+        if not self._run.finished(name, version, file):
+            with self._run.stage(name, version):
+                found = sample_on_cluster(
+                    model, n, given, (self._config.seed, purpose), self._config.batch_size, self._workers
+                )
+                write_json(self._run / file, found.rows)
+                speeds = self._run.manifest.get("rows_per_second", {})
+                self._run.record(rows_per_second={**speeds, name: found.rows_per_second})
+        rows: Rows = json.loads((self._run / file).read_text(encoding="utf-8"))
+        return rows
+
+    def discriminate(self, real: Rows, made: Rows, held_out: Rows, judged: Rows, name: str) -> tuple[Path, float]:
+        folder = self._run / _MODELS / name
+        if not self._run.finished(name, self._guided, f"{_MODELS}/{name}/auc.json"):
+            with self._run.stage(name, self._guided):
+                auc = train_discriminator(
+                    self._config, self._schema, real, made, held_out, judged, self._workers, folder
+                )
+                write_json(folder / "auc.json", auc)
+        return folder, float(json.loads((folder / "auc.json").read_text(encoding="utf-8")))
+
+    def improve(self, model: Path, discriminator: Path, name: str) -> tuple[Path, list[Metrics]]:
+        folder, training = self._run / _MODELS / name, f"{name}-{self._guided[:12]}"
+        if not self._run.finished(name, self._guided, f"{_MODELS}/{name}/ppo.json"):
+            with self._run.stage(name, self._guided):
+                history = improve(
+                    self._config, model, discriminator, self._workers, self._run / _TRAINING, training, folder
+                )
+                write_json(folder / "ppo.json", history)
+            shutil.rmtree(self._run / _TRAINING / training, ignore_errors=True)
+        return folder, json.loads((folder / "ppo.json").read_text(encoding="utf-8"))
+
+
+def _replace(folder: Path, by: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(by, folder)
