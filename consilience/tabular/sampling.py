@@ -113,7 +113,8 @@ class _Batch:
     def _set(self, options: tuple[int, ...]) -> Tensor:
         """Which tokens are allowed, (v,); all where there is no choice to make."""
         if options not in self._sets:
-            allowed = torch.zeros(self._language.size, dtype=torch.bool, device=self._mask.device)
-            allowed[list(options) if options else slice(None)] = True
+            allowed = torch.full((self._language.size,), not options, device=self._mask.device)
+            if options:
+                allowed[list(options)] = True
             self._sets[options] = allowed
         return self._sets[options]

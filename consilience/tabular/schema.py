@@ -72,18 +72,17 @@ class ColumnSchema:
         found: Value = value.item() if isinstance(value, np.generic) else value
         fits = True
         if self.kind in ("integer", "float"):
-            if isinstance(found, bool) or not isinstance(found, int | float) or not np.isfinite(found):
-                fits = False
-            else:
-                given, found = float(found), self.number(self.steps(found))
-                fits = abs(given - found) <= 1e-9 * abs(given)
+            fits = False
+            if isinstance(found, int | float) and not isinstance(found, bool) and np.isfinite(found):
+                number = self.number(self.steps(found))
+                fits, found = abs(found - number) <= 1e-9 * abs(found), number
         elif self.kind == "date":
             moment = pd.to_datetime(value, utc=True, errors="coerce")
             fits = not pd.isna(moment)
             if fits:
                 moment = moment.tz_localize(None)
                 (found,) = _iso(pd.Series([moment]), None if self.low is None else len(str(self.low)))
-                fits = pd.Timestamp(found) == moment
+                fits = bool(pd.Timestamp(found) == moment)
         if not fits:
             precision = f" of {self.decimals} decimals" if self.kind == "float" else ""
             raise UserError(f"column '{self.name}': {value!r}; expected a value of kind {self.kind}{precision}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from safetensors.numpy import load_file, save_file
 
 from consilience.calibration.assessment import (
@@ -63,8 +64,8 @@ def train(
         if kind == "lm"
         else TunedEncoder(EncoderConfig(), items, seed)
     )
-    parts = [items.take(split.rows(part)) for part in (TRAIN, DEV)]
-    trainer = CalibrationTrainer(tuned, *parts, loss, fit if kind == "lm" else EncoderFit(), seed)
+    learnt, dev = (items.take(split.rows(part)) for part in (TRAIN, DEV))
+    trainer = CalibrationTrainer(tuned, learnt, dev, loss, fit if kind == "lm" else EncoderFit(), seed)
     started, epochs = time.perf_counter(), 0
     while not trainer.finished:
         trainer.step()
@@ -149,10 +150,12 @@ def main() -> None:
     parser.add_argument("--systems", nargs="*", default=list(NAMES))
     parser.add_argument("--losses", nargs="*", default=LOSSES)
     parser.add_argument("--pairs", default="apart", help="how the language model is asked: apart or together")
-    parser.add_argument("--fit", default="{}", help="JSON of the language model's fit, for trials")
+    parser.add_argument("--fit", help="JSON of the language model's fit, for trials; default: configs/calibrate.yaml's")
     options = parser.parse_args()
     model = ModelConfig(source=SMOLLM2, pairs=options.pairs)
-    fit = parse_config(LanguageModelFit, json.loads(options.fit), "--fit")
+    config = Path(__file__).parents[2] / "configs/calibrate.yaml"
+    given = json.loads(options.fit) if options.fit else yaml.safe_load(config.read_text(encoding="utf-8"))["fit"]
+    fit = parse_config(LanguageModelFit, given, "--fit")
     path = options.data / "scruples/dev.scruples-dilemmas.jsonl.gz"
     items, split = split_items(read_voted(path, "dilemmas"), SplitConfig())
     if not (options.work / "before.safetensors").exists():
