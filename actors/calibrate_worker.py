@@ -106,7 +106,8 @@ def read_items(
         UserError: the model cannot be had or cannot answer.
     """
     rows = (
-        ray.data.range(len(items))
+        # Not `range`: its tasks would need a CPU beside the actors, which may have taken all.
+        ray.data.from_items([{"id": item} for item in range(len(items))])
         .map_batches(
             _Reader,
             fn_constructor_args=(items, model, weights),
