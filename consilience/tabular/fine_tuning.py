@@ -2,7 +2,6 @@
 
 import json
 import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from consilience.errors import UserError
-from consilience.files import write_json
+from consilience.files import atomic_folder, write_json
 from consilience.gradients import rate_share, sum_over_workers
+from consilience.optimiser_state import STATE_FILE, optimiser_tensors, restore_optimiser
 from consilience.ppo.trainer import Metrics
 from consilience.tabular.language import BEGIN, END, RowLanguage
 from consilience.tabular.row_model import RowModel, autocast
@@ -156,27 +156,18 @@ class FineTuner:
 
     def save(self, folder: Path) -> None:
         """Write weights, best weights, optimiser state and history (safetensors, JSON), whole or not at all."""
-        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.mkdir(parents=True)
-        save_file(self._weights(), temporary / "weights.safetensors")
-        save_file(self._best, temporary / "best.safetensors")
-        state = self._optimiser.state_dict()["state"]
-        tensors = {f"{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
-        save_file(tensors, temporary / "optimiser.safetensors")
-        write_json(temporary / HISTORY, {"history": self.history})
-        temporary.rename(folder)
+        with atomic_folder(folder) as new:
+            save_file(self._weights(), new / "weights.safetensors")
+            save_file(self._best, new / "best.safetensors")
+            save_file(optimiser_tensors(self._optimiser), new / STATE_FILE)
+            write_json(new / HISTORY, {"history": self.history})
 
     def load(self, folder: Path) -> None:
         """Go on from a folder that `save` wrote, with the same rows and settings."""
         self.history = json.loads((folder / HISTORY).read_text(encoding="utf-8"))["history"]
         self.model.model.load_state_dict(load_file(folder / "weights.safetensors"), strict=False)
         self._best = load_file(folder / "best.safetensors", device=str(self.model.device))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in load_file(folder / "optimiser.safetensors").items():
-            index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = value
-        groups = self._optimiser.state_dict()["param_groups"]
-        self._optimiser.load_state_dict({"state": state, "param_groups": groups})
+        restore_optimiser(self._optimiser, load_file(folder / STATE_FILE))
 
     def _weights(self) -> dict[str, Tensor]:
         """Each weight once, also where two layers share it."""

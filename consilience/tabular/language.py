@@ -145,20 +145,25 @@ class RowConstraint:
         self._language = language
         self._states: dict[tuple[int, ...], State] = {}
         self._tokens = 0
-        self._all = frozenset(language.columns)
 
     def __call__(self, prompts: Tensor, responses: Tensor, logits: Tensor) -> Tensor:
         """See `Constraint`. Logits of columns' names are replaced by 0."""
-        rows = torch.cat([prompts, responses], dim=1).tolist()
-        result = torch.full_like(logits, -torch.inf)
-        for place, tokens in enumerate(rows):
+        rows: list[int] = []
+        allowed: list[int] = []
+        drawn: list[bool] = []
+        for row, tokens in enumerate(torch.cat([prompts, responses], dim=1).tolist()):
             state = self._state(tuple(tokens))
             if state.column is not None:
-                options = list(self._language.options(state.column, state.word))
-                result[place, options] = logits[place, options]
+                options: Sequence[int] = self._language.options(state.column, state.word)
             else:
-                names = [self._language.name(column) for column in sorted(self._all - state.told)]
-                result[place, names or [END]] = 0.0
+                names = [self._language.name(column) for column in self._language.columns if column not in state.told]
+                options = names or [END]
+            rows += [row] * len(options)
+            allowed += options
+            drawn += [state.column is None] * len(options)
+        places = torch.tensor([rows, allowed], device=logits.device).unbind()
+        result = torch.full_like(logits, -torch.inf)
+        result[places] = logits[places].masked_fill(torch.tensor(drawn, device=logits.device), 0.0)
         return result
 
     def _state(self, tokens: tuple[int, ...]) -> State:

@@ -29,7 +29,7 @@ def batch_sizes(n: int, batch_size: int) -> list[int]:
 
 @torch.no_grad()
 def sample_batch(model: RowModel, size: int, given: Mapping[int, Value], seed: Sequence[int]) -> list[list[Value]]:
-    """Draw `size` rows, whose columns stand in an order drawn at random for the batch.
+    """Draw `size` rows, independent of each other, each with its columns in an order of its own.
 
     Args:
         given: column's number to the value that every row has; these columns come first.
@@ -51,33 +51,38 @@ class _Batch:
         self._model, self._language, self._random = model, model.language, random
         self._cache = DynamicCache()
         self._mask = torch.zeros(size, 0, dtype=torch.long, device=model.device)
-        first = [BEGIN, *self._language.write(given, random.permutation(sorted(given)).tolist())]
-        self._pending = [list(first) for _ in range(size)]
+        told = random.permuted(np.tile(sorted(given), (size, 1)), axis=1).astype(int).tolist()
+        to_tell = [place for place in self._language.columns if place not in given]
+        self._orders = random.permuted(np.tile(to_tell, (size, 1)), axis=1).astype(int).tolist()
+        self._pending = [[BEGIN, *self._language.write(given, order)] for order in told]
         self._words: list[dict[int, Word]] = [dict(given) for _ in range(size)]
+        self._options = [self._next(row) for row in range(size)]
         self._sets: dict[tuple[int, ...], Tensor] = {}
 
     def draw(self) -> list[dict[int, Word]]:
         """The words of the columns of each row."""
-        open_columns = [place for place in self._language.columns if place not in self._words[0]]
         with autocast(self._model.device):
-            for place in self._random.permutation(open_columns).tolist():
-                self._tell(place)
+            while any(self._options):
+                for row, token in enumerate(self._choose(self._feed())):
+                    if self._options[row]:
+                        self._tell(row, token)
         return self._words
 
-    def _tell(self, place: int) -> None:
-        """Draw the value of a column in all rows."""
-        for words, pending in zip(self._words, self._pending, strict=True):
-            words[place] = ()
-            pending.append(self._language.name(place))
-        while True:
-            options = [self._language.options(place, words[place]) for words in self._words]
-            if not any(options):
-                return
-            tokens = self._choose(self._feed(), options)
-            for row, token in enumerate(tokens):
-                if options[row]:
-                    self._words[row][place] = (*self._words[row][place], token)
-                    self._pending[row].append(token)
+    def _next(self, row: int) -> tuple[int, ...]:
+        """Name a row's next column. Returns the tokens that its value may begin with; none where the row is whole."""
+        if not self._orders[row]:
+            return ()
+        place = self._orders[row].pop()
+        self._words[row][place] = ()
+        self._pending[row].append(self._language.name(place))
+        return self._language.options(place, ())
+
+    def _tell(self, row: int, token: int) -> None:
+        """Go on with the value of a row's last column, or to the next column where it is whole."""
+        place, word = next(reversed(self._words[row].items()))
+        self._words[row][place] = (*word, token)
+        self._pending[row].append(token)
+        self._options[row] = self._language.options(place, self._words[row][place]) or self._next(row)
 
     def _feed(self) -> Tensor:
         """Read what is pending. Returns the logits (b, v) after each row's last token."""
@@ -99,14 +104,14 @@ class _Batch:
             line.clear()
         return logits.float()
 
-    def _choose(self, logits: Tensor, options: Sequence[tuple[int, ...]]) -> list[int]:
+    def _choose(self, logits: Tensor) -> list[int]:
         """Draw a token of each row's options; of a row without any, some token that means nothing."""
-        allowed = torch.stack([self._set(each) for each in options])
+        allowed = torch.stack([self._set(each) for each in self._options])
         masked = logits.masked_fill(~allowed, -torch.inf)
         cumulative = masked.softmax(-1).cumsum(-1, dtype=torch.float64)
         if not torch.isfinite(cumulative).all():
             raise UserError("generator: the model's numbers are not finite; expected a lower learning_rate")
-        uniforms = torch.from_numpy(self._random.random((len(options), 1))).to(logits.device)
+        uniforms = torch.from_numpy(self._random.random((len(self._options), 1))).to(logits.device)
         tokens: list[int] = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)[:, 0].tolist()
         return tokens
 

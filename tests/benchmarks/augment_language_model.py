@@ -5,15 +5,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from consilience.config import parse_config
 from consilience.tabular.adversarial import Rows, learn
+from consilience.tabular.codec import RowCodec
+from consilience.tabular.discriminator import Discriminator, DiscriminatorReward, row_texts
 from consilience.tabular.local_steps import LocalSteps
 from consilience.tabular.row_model import RowModel
 from consilience.tabular.sampling import sample_rows
 from consilience.tabular.schema import TableSchema
 from consilience.tabular.settings import GeneratorConfig
+
+POOL = 2
 
 
 class Timed(LocalSteps):
@@ -29,7 +34,8 @@ class Timed(LocalSteps):
 def language_model(
     train: pd.DataFrame, schema: TableSchema, seed: int, settings: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """One training for both: `sft` samples the fine-tuned model, `ppo` the one that the rounds leave.
+    """One training for all: `sft` samples the fine-tuned model, `ppo` the one that the rounds leave, and `tilted` is
+    what the first round's PPO would make if it were perfect.
 
     By method `rows`, as many as `train` has, and `seconds` of training and sampling; `settings` are GeneratorConfig's.
     """
@@ -48,6 +54,23 @@ def language_model(
                 "seconds": trained[method] + time.perf_counter() - started,
                 "sampling_seconds": time.perf_counter() - started,
             }
+        if config.adversarial is not None and learned.rounds:
+            started = time.perf_counter()
+            rows = tilted(config, schema, learned.models[0], Path(folder) / "discriminator-0", len(train))
+            found["tilted"] = {"rows": schema.frame(rows), "seconds": steps.seconds + time.perf_counter() - started}
     rounds = [each.to_json() for each in learned.rounds]
+    found["sft"]["history"] = steps.history
     found["ppo"].update(best=learned.best, reason=learned.reason, rounds=rounds)
     return found
+
+
+def tilted(config: GeneratorConfig, schema: TableSchema, model: Path, discriminator: Path, n: int) -> Rows:
+    """`n` rows of p_model exp(reward), where PPO at a price of 1 per nat is to arrive: of POOL times as many of the
+    model's, none twice, each drawn with a weight of exp(reward)."""
+    assert config.adversarial is not None
+    drawn = sample_rows(RowModel.load(model), POOL * n, {}, (config.seed, POOL), config.batch_size)
+    random = np.random.default_rng(config.seed)
+    judge = Discriminator.load(discriminator, config.discriminator)
+    reward = DiscriminatorReward(judge, config.adversarial.reward_clip)
+    keys = np.array(reward(row_texts(RowCodec(schema), drawn, random))) + random.gumbel(size=len(drawn))
+    return [drawn[place] for place in np.argsort(-keys)[:n].tolist()]

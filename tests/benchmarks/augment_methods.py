@@ -1,12 +1,13 @@
 """How good and how private synthetic tables are: every method on public tables over several seeds, as Markdown.
 
     python -m tests.benchmarks.augment_methods --data ../shared/data/tabular --work DIR [--tables travel diabetes]
-        [--methods cart arf] [--seeds 0 1 2 3 4] [--peers PYTHON]
+        [--methods cart arf] [--seeds 0 1 2 3 4] [--peers PYTHON] [--draw-only]
 
 A seed is a stratified split of 80 to 20 (of adult, a sample of 5,000 rows); a method learns from the 80 %, draws as
 many rows, and is judged against both parts. Each (table, method, seed) leaves its rows and its figures in --work and
 is not run again; the tables are of what is there. `great`, `ctgan` and `tvae` run under --peers, the Python of an
-environment of their own (see augment_peers.py); without it they are left out.
+environment of their own (see augment_peers.py); without it they are left out. `sft` makes `tilted` and `ppo` too.
+--draw-only judges nothing: draw on a GPU, copy --work and give the same command again without it elsewhere.
 """
 
 import argparse
@@ -33,7 +34,7 @@ TABLES = {
     "adult": ("adult.csv.gz", "income"),
 }
 REAL = "real"
-OURS = ("sft", "ppo")
+OURS = ("sft", "tilted", "ppo")
 PEERS = ("great", "ctgan", "tvae")
 METHODS = (REAL, *GENERATORS, *OURS, *PEERS)
 SAMPLE = 5_000
@@ -75,21 +76,21 @@ def generate(
 
         return language_model(train, schema, seed, options.generator)
     started = time.perf_counter()
-    if method == REAL:
-        rows = train
-    elif method in GENERATORS:
-        rows = GENERATORS[method](train, schema, len(train), seed)
+    if method in PEERS:
+        made = peer(method, train, schema, seed, options.peers, at)
     else:
-        rows = peer(method, train, schema, seed, options.peers, at)
-    return {method: {"rows": rows, "seconds": time.perf_counter() - started}}
+        made = {"rows": train if method == REAL else GENERATORS[method](train, schema, len(train), seed)}
+    return {method: {"seconds": time.perf_counter() - started, **made}}
 
 
-def peer(method: str, train: pd.DataFrame, schema: TableSchema, seed: int, python: Path, at: Path) -> pd.DataFrame:
-    """Rows from another package, in its own environment; those whose numbers cannot be read are left out."""
+def peer(method: str, train: pd.DataFrame, schema: TableSchema, seed: int, python: Path, at: Path) -> dict[str, Any]:
+    """Rows from another package, in its own environment, those whose numbers cannot be read left out, and the
+    `sampling_seconds` of them all."""
     learned, drawn = at.with_suffix(".train.csv"), at.with_suffix(".csv")
     train.to_csv(learned, index=False)
     script = Path(__file__).with_name("augment_peers.py")
-    subprocess.run([python, script, method, learned, drawn, str(len(train)), str(seed)], check=True)
+    command = [python, script, method, learned, drawn, str(len(train)), str(seed)]
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     rows = pd.read_csv(drawn, dtype=str, keep_default_na=False)[schema.names]
     learned.unlink()
     drawn.unlink()
@@ -99,28 +100,41 @@ def peer(method: str, train: pd.DataFrame, schema: TableSchema, seed: int, pytho
             values = pd.to_numeric(values, errors="coerce").round(column.decimals or 0)
         rows[column.name] = values
     rows = rows.dropna(subset=[column.name for column in schema.columns if not column.missing])
-    return rows.astype({name: train[name].dtype for name in schema.names}).reset_index(drop=True)
+    rows = rows.astype({name: train[name].dtype for name in schema.names}).reset_index(drop=True)
+    return {"rows": rows, **json.loads(said.splitlines()[-1])}
 
 
-def run(table: str, method: str, seed: int, options: Any) -> None:
-    """Leave the rows and the figures of one method on one split; the language model's two methods come together."""
+def draw(table: str, method: str, seed: int, options: Any) -> None:
+    """Leave the rows of one method on one split, and what is known of their making; the language model's methods come
+    together."""
+    at = options.work / f"{table}-{method}-{seed}"
+    if at.with_suffix(".made.json").exists():
+        return
+    print(f"{table}, {method}, seed {seed}: drawing", flush=True)
+    train, _, schema = split(options.data, table, seed)
+    for name, made in generate(method, train, schema, seed, options, at).items():
+        at = options.work / f"{table}-{name}-{seed}"
+        made.pop("rows").to_parquet(at.with_suffix(".parquet"), index=False)
+        about = {"table": table, "method": name, "seed": seed, **made}
+        at.with_suffix(".made.json").write_text(json.dumps(about, allow_nan=False), encoding="utf-8")
+
+
+def judge(table: str, method: str, seed: int, options: Any) -> None:
+    """Leave the figures of the rows that one method drew on one split."""
     at = options.work / f"{table}-{method}-{seed}"
     if at.with_suffix(".json").exists():
         return
-    print(f"{table}, {method}, seed {seed}", flush=True)
+    print(f"{table}, {method}, seed {seed}: judging", flush=True)
     train, test, schema = split(options.data, table, seed)
-    for name, made in generate(method, train, schema, seed, options, at).items():
-        synthetic = made.pop("rows")
-        found = assess(train, test, synthetic, schema, seed).to_json()
-        at = options.work / f"{table}-{name}-{seed}"
-        synthetic.to_parquet(at.with_suffix(".parquet"), index=False)
-        about = {"table": table, "method": name, "seed": seed, **made, **found}
-        at.with_suffix(".json").write_text(json.dumps(about, allow_nan=False), encoding="utf-8")
+    found = assess(train, test, pd.read_parquet(at.with_suffix(".parquet")), schema, seed).to_json()
+    about = json.loads(at.with_suffix(".made.json").read_text(encoding="utf-8"))
+    at.with_suffix(".json").write_text(json.dumps({**about, **found}, allow_nan=False), encoding="utf-8")
 
 
 def stored(work: Path) -> pd.DataFrame:
     """One row per table, method and seed, a column per figure; missing NaN."""
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(work.glob("*.json"))]
+    paths = sorted(path for path in work.glob("*.json") if not path.name.endswith(".made.json"))
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     keys = ("table", "method", "seed", "seconds", "rows")
     return pd.DataFrame([{**{key: each[key] for key in keys}, **each["figures"]} for each in runs]).fillna(np.nan)
 
@@ -170,6 +184,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
     parser.add_argument("--peers", type=Path, help="the Python that has be-great and ctgan")
+    parser.add_argument("--draw-only", action="store_true", help="leave the judging to a later call")
     parser.add_argument("--generator", type=json.loads, default={}, help="JSON of GeneratorConfig, for trials")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -179,8 +194,11 @@ def main() -> None:
             continue
         for table in options.tables:
             for seed in options.seeds:
-                run(table, method, seed, options)
-    show(stored(options.work))
+                draw(table, method, seed, options)
+                if not options.draw_only:
+                    judge(table, method, seed, options)
+    if not options.draw_only:
+        show(stored(options.work))
 
 
 if __name__ == "__main__":
