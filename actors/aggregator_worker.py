@@ -13,7 +13,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from actors.training import note_progress, run_workers
 from consilience.files import write_json
-from consilience.tables import ANSWERS, QUESTIONS, read_table
+from consilience.table_schema import read_table
+from consilience.tables import ANSWERS, QUESTIONS
 from consilience.values.aggregator import build_sft_trainer
 from consilience.values.aggregator_data import build_examples, by_question
 from consilience.values.base import BaseConfig, load_own

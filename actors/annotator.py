@@ -15,18 +15,21 @@ import pyarrow.parquet as pq
 from consilience.lm.annotators import AnnotatorConfig
 from consilience.lm.pool import annotator_digest, open_scorer
 from consilience.lm.scorer import FAILED, Scorer, Scores
-from consilience.tables import ANNOTATIONS, write_table
+from consilience.table_schema import write_table
+from consilience.tables import ANNOTATIONS
 from consilience.theories import Theory
 
 log = logging.getLogger(__name__)
 
+COUNTS = ("annotator", "scored", "reused", "failed", "cost_usd", "stopped")
 _GIVE_UP_AFTER = 3
 
 
 class Annotator:
     """Callable for Ray Data: numbers of batches in, for each of them a row of counts per annotator out.
 
-    A row says too why its annotator has stopped, "" while it goes on.
+    A row says too what the annotator has cost in this run folder, in US dollars, 0 where it has no price, and why it
+    has stopped, "" while it goes on.
 
     Batch k is the rows k * batch_size and on of the dilemmas table, which the actor reads itself: the driver holds only
     numbers, and reading needs no task that would wait for a CPU while all of them host models.
@@ -47,37 +50,39 @@ class Annotator:
         answers: Path,
     ) -> None:
         self._dilemmas = pq.ParquetFile(dilemmas)
+        self._ends = row_group_ends(self._dilemmas)
+        self._read_last: tuple[range, pa.Table] = (range(0), pa.table({}))
         self._batch_size = batch_size
         self._theories = tuple(theories)
         self._folders = {config.annotator: part_folder(parts, config) for config in annotators}
         self._digests = {config.annotator: annotator_digest(config) for config in annotators}
         self._stopped = dict.fromkeys(self._folders, "")
         self._scorers = {config.annotator: self._open(config, answers) for config in annotators}
-        self._done = {name: _fingerprints_on_disk(folder) for name, folder in self._folders.items()}
+        self._done = {name: Fingerprints(folder) for name, folder in self._folders.items()}
         self._failures = dict.fromkeys(self._scorers, 0)
 
     def __call__(self, batches: dict[str, npt.NDArray[np.int64]]) -> Iterator[dict[str, list[Any]]]:
         for number in batches["item"].tolist():
             items, texts = self._read(number)
-            counts: dict[str, list[Any]] = {"annotator": [], "scored": [], "reused": [], "failed": [], "stopped": []}
+            counts: dict[str, list[Any]] = {name: [] for name in COUNTS}
             for name in self._scorers:
                 scored, reused = self._judge(name, items, texts)
-                counts["annotator"].append(name)
-                counts["scored"].append(scored)
-                counts["reused"].append(reused)
-                counts["failed"].append(len(items) * len(self._theories) - scored - reused)
-                counts["stopped"].append(self._stopped[name])
+                failed = len(items) * len(self._theories) - scored - reused
+                cost = float(getattr(self._scorers[name], "cost_usd", 0.0))
+                row = (name, scored, reused, failed, cost, self._stopped[name])
+                for column, value in zip(COUNTS, row, strict=True):
+                    counts[column].append(value)
             yield counts
 
     def _read(self, batch: int) -> tuple[list[str], list[str]]:
         """Item ids and texts of a batch: from the one or more row groups that it lies in."""
         first, last = batch * self._batch_size, (batch + 1) * self._batch_size
-        metadata = self._dilemmas.metadata
-        ends = np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
+        ends = self._ends
         groups = range(int(np.searchsorted(ends, first, "right")), int(np.searchsorted(ends, min(last, ends[-1]))) + 1)
         start = int(ends[groups[0] - 1]) if groups[0] else 0
-        table = self._dilemmas.read_row_groups(list(groups), columns=["item_id", "text"])
-        rows = table.slice(first - start, self._batch_size)
+        if self._read_last[0] != groups:  # a row group holds many batches, and they come one after another
+            self._read_last = groups, self._dilemmas.read_row_groups(list(groups), columns=["item_id", "text"])
+        rows = self._read_last[1].slice(first - start, self._batch_size)
         return rows.column("item_id").to_pylist(), rows.column("text").to_pylist()
 
     def _judge(self, name: str, items: list[str], texts: list[str]) -> tuple[int, int]:
@@ -88,7 +93,7 @@ class Annotator:
                 for item, text in zip(items, texts, strict=True)
             ]
         )
-        pending = ~np.isin(_short(prints), self._done[name])
+        pending = ~self._done[name].hold(prints)
         reused = int(pending.size - pending.sum())
         if not pending.any():
             return 0, reused
@@ -159,13 +164,29 @@ def fingerprint(digest: str, item_id: str, text: str, theory: Theory) -> str:
     return hashlib.blake2b("\0".join((digest, item_id, text, theory.name)).encode(), digest_size=16).hexdigest()
 
 
+def row_group_ends(file: pq.ParquetFile) -> npt.NDArray[np.int64]:
+    """The number of rows up to the end of each row group."""
+    return np.cumsum([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)])
+
+
+class Fingerprints:
+    """The fingerprints in a folder of parts: their first 64 bits, sorted, eight bytes a row."""
+
+    def __init__(self, folder: Path) -> None:
+        found = [
+            _short(pq.read_table(part, columns=["fingerprint"]).column(0).to_numpy())
+            for part in folder.glob("*.parquet")
+        ]
+        self._sorted = np.concatenate(found) if found else np.empty(0, dtype=np.uint64)
+        self._sorted.sort()
+
+    def hold(self, prints: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Whether each of `prints`, an array of any shape, is among them."""
+        short = _short(prints)
+        if not len(self._sorted):
+            return np.zeros(short.shape, dtype=bool)
+        return self._sorted.take(np.searchsorted(self._sorted, short), mode="clip") == short
+
+
 def _short(prints: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    """The first 64 bits of each fingerprint: enough to look one up, eight bytes a row."""
     return np.array([int(value[:16], 16) for value in prints.ravel()], dtype=np.uint64).reshape(prints.shape)
-
-
-def _fingerprints_on_disk(folder: Path) -> npt.NDArray[np.uint64]:
-    found = [
-        _short(pq.read_table(part, columns=["fingerprint"]).column(0).to_numpy()) for part in folder.glob("*.parquet")
-    ]
-    return np.concatenate(found) if found else np.empty(0, dtype=np.uint64)

@@ -3,18 +3,15 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import ray.data
-import ray.train
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy
-from ray.train import Checkpoint
 from safetensors.torch import load_file
 
-from actors.training import run_workers
+from actors.training import report, resume, run_workers
 from consilience.calibration.assessment import Reading
 from consilience.calibration.models import AnswerModel, TunedEncoder, TunedLanguageModel, open_language_model, read
 from consilience.calibration.settings import EncoderFit, LanguageModelFit, Loss, ModelConfig, TuningWorkersConfig
@@ -68,26 +65,13 @@ def _work(settings: dict[str, Any]) -> None:
     else:
         model = TunedEncoder(settings["model"], train, seed)
     trainer = CalibrationTrainer(model, train, settings["dev"], settings["loss"], fit, seed)
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            trainer.load(Path(folder))
+    resume(trainer.load)
     metrics = {"step": float(trainer.step_number)}
     while not trainer.finished:
         metrics = trainer.step()
         if trainer.step_number % settings["workers"].checkpoint_batches == 0 and not trainer.finished:
-            _report(trainer, metrics)
-    _report(trainer, metrics)
-
-
-def _report(trainer: CalibrationTrainer, metrics: dict[str, float]) -> None:
-    """Report to Ray Train, with a checkpoint from rank 0."""
-    with TemporaryDirectory() as scratch:
-        saved = None
-        if ray.train.get_context().get_world_rank() == 0:
-            trainer.save(Path(scratch) / "checkpoint")
-            saved = Checkpoint.from_directory(str(Path(scratch) / "checkpoint"))
-        ray.train.report(metrics, checkpoint=saved)
+            report(metrics, trainer.save)
+    report(metrics, trainer.save)
 
 
 def read_items(

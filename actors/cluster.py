@@ -29,6 +29,8 @@ def connect() -> None:
         if not options["address"]:
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
             os.environ.setdefault("GLIBC_TUNABLES", KEEP_FREED_MEMORY)
+            # Ray 2.60 would show all GPUs to a worker that asks for none.
+            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
             # Without "local" Ray joins the last cluster started here, dead or alive.
             options = {"address": "local", "include_dashboard": False}
             _listen_on_loopback_only()
@@ -37,10 +39,11 @@ def connect() -> None:
         signal.signal(signal.SIGTERM, stop)  # Ray puts one in its place that aborts the process
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
-            handler.setLevel(logging.ERROR)
+            handler.setLevel(logging.CRITICAL)  # its errors are raised too
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # a user's mistake stays one
 
 
 def _listen_on_loopback_only() -> None:

@@ -23,7 +23,8 @@ from consilience.consensus.past import Past, quintiles, remember
 from consilience.consensus.posterior import Parameters, Profile, Shard, Statistics
 from consilience.errors import UserError
 from consilience.files import atomic_path
-from consilience.tables import ANNOTATIONS, CONSENSUS, iterate_parquet, read_table, write_table
+from consilience.table_schema import iterate_parquet, read_table, write_table
+from consilience.tables import ANNOTATIONS, CONSENSUS
 
 SAMPLE = 20_000
 """Tasks on which agreement, intervals and influence are measured where the table is too large for one process."""

@@ -16,7 +16,8 @@ from consilience.consensus.matrix import ScoreMatrix
 from consilience.consensus.outcome import outcome
 from consilience.consensus.past import Past, remember
 from consilience.consensus.posterior import Parameters, Profile, Shard, Statistics
-from consilience.tables import CONSENSUS, write_table
+from consilience.table_schema import write_table
+from consilience.tables import CONSENSUS
 
 Counts = npt.NDArray[np.int64]
 

@@ -4,13 +4,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import ray.train
-from ray.train import Checkpoint
-
-from actors.training import note_progress, run_workers
+from actors.training import note_progress, report, resume, run_workers
 from consilience.ppo.settings import PPOWorkersConfig
 from consilience.ppo.trainer import Metrics, PPOTrainer
 
@@ -41,17 +37,9 @@ def train_ppo(build: Callable[[], PPOTrainer], workers: PPOWorkersConfig, storag
 def _work(settings: dict[str, Any]) -> None:
     workers: PPOWorkersConfig = settings["workers"]
     trainer: PPOTrainer = settings["build"]()
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            trainer.load(Path(folder))
+    resume(trainer.load)
     while trainer.update < trainer.config.updates:
         metrics = trainer.step()
         note_progress(trainer.update, trainer.config.updates, f"reward {metrics['reward']:.3f}, KL {metrics['kl']:.2f}")
         due = trainer.update % workers.checkpoint_every == 0 or trainer.update == trainer.config.updates
-        with TemporaryDirectory() as scratch:
-            saved = None
-            if due and ray.train.get_context().get_world_rank() == 0:
-                trainer.save(Path(scratch) / "checkpoint")
-                saved = Checkpoint.from_directory(str(Path(scratch) / "checkpoint"))
-            ray.train.report(metrics, checkpoint=saved)
+        report(metrics, trainer.save if due else None)

@@ -11,12 +11,11 @@ import numpy.typing as npt
 import ray.train
 import torch
 from ray import tune
-from ray.train import Checkpoint
 from ray.tune import ResultGrid, TuneConfig, Tuner
 from ray.tune.schedulers import ASHAScheduler
 from safetensors.torch import load_file, save_file
 
-from actors.training import note_progress, run_workers
+from actors.training import note_progress, report, resume, run_workers
 from consilience.files import write_json
 from consilience.lm.language_model import LanguageModel, load_model
 from consilience.realign.audit import audit
@@ -87,10 +86,7 @@ def _work(settings: dict[str, Any]) -> None:
     rank, size = context.get_world_rank(), context.get_world_size()
     readable = make_readable(model, pair, settings["scratch"], workers.cache_gb * 1e9, rank, size)
     trainer = build_trainer(readable, pair, settings["config"])
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            trainer.load(Path(folder))
+    resume(trainer.load)
     with trainer.reading():
         read = 0
         while not trainer.finished:
@@ -98,22 +94,14 @@ def _work(settings: dict[str, Any]) -> None:
             metrics = trainer.step()
             note_progress(*trainer.epochs_done, f"{metrics['arm']}, dev JS {metrics['js_dev']:.3f}")
             if read >= workers.checkpoint_items and not trainer.finished:
-                _report(trainer, metrics, rank)
+                report(metrics, trainer.save)
                 read = 0
-    _report(trainer, trainer.history[-1], rank, final=(model, pair))
 
+    def finish(folder: Path) -> None:
+        trainer.save(folder)
+        _save_final(trainer, model, pair, folder)
 
-def _report(trainer: PairTrainer, metrics: Metrics, rank: int, final: tuple[LanguageModel, Pair] | None = None) -> None:
-    """Report to Ray Train, with a checkpoint from rank 0. A report takes Ray Train two seconds, so not every epoch."""
-    with TemporaryDirectory() as scratch:
-        saved = None
-        if rank == 0:
-            folder = Path(scratch) / "checkpoint"
-            trainer.save(folder)
-            if final is not None:
-                _save_final(trainer, *final, folder)
-            saved = Checkpoint.from_directory(str(folder))
-        ray.train.report(metrics, checkpoint=saved)
+    report(trainer.history[-1], finish)
 
 
 def _save_final(trainer: PairTrainer, model: LanguageModel, pair: Pair, folder: Path) -> None:

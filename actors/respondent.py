@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from consilience.tables import ANSWERS, write_table
+from consilience.table_schema import write_table
+from consilience.tables import ANSWERS
 from consilience.values.agents import Agents, open_agents
 from consilience.values.answer_settings import AnswerConfig
 from consilience.values.prompts import prompt

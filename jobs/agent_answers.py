@@ -10,7 +10,8 @@ from pydantic import Field
 from consilience.config import Config
 from consilience.files import digest_file, digest_json
 from consilience.runs import Run
-from consilience.tables import ANSWERS, write_table
+from consilience.table_schema import write_table
+from consilience.tables import ANSWERS
 from consilience.values.answer_settings import AnswerConfig
 from consilience.values.questions import Question
 from consilience.values.requests import Request, part_file, write_requests
@@ -84,7 +85,7 @@ def _stream(
     results = ray.data.from_items(list(batches), override_num_blocks=len(batches)).map_batches(
         Respondent,
         fn_constructor_args=(saved, requests, parts, answers),
-        batch_size=None,
+        batch_size=1,  # a number, which Ray Data asks for where there are GPUs
         compute=ActorPoolStrategy(min_size=hosting.actors[0], max_size=hosting.actors[1]),
         num_cpus=hosting.num_cpus,
         num_gpus=hosting.num_gpus,

@@ -14,9 +14,11 @@ from actors.agent_worker import hear_agents, train_agent
 from actors.cluster import connect, gather
 from actors.reward import RemoteReward, start_rewards
 from consilience.files import digest_file, digest_json
+from consilience.lm.sources import ADAPTER_WEIGHTS
 from consilience.ppo.rewards import call_reward
 from consilience.runs import Run
-from consilience.tables import AGENTS, ANSWERS, QUESTIONS, read_table, write_table
+from consilience.table_schema import read_table, write_table
+from consilience.tables import AGENTS, ANSWERS, QUESTIONS
 from consilience.values.about import forced_notes
 from consilience.values.agent_training import AgentPlan, Heard
 from consilience.values.answer_settings import BASE
@@ -76,7 +78,7 @@ def _train(
     done = {
         value: Path(place)
         for value, place in run.manifest.get("checkpoints", {}).items()
-        if run.finished(f"train-{value}", fingerprint, f"{place}/adapter_model.safetensors")
+        if run.finished(f"train-{value}", fingerprint, f"{place}/{ADAPTER_WEIGHTS}")
     }
     storage = (run / "training").absolute()
     waiting = [value for value in config.values if value not in done]

@@ -38,7 +38,8 @@ from consilience.datasets.votes import human_share
 from consilience.errors import UserError
 from consilience.files import digest_file, digest_json
 from consilience.runs import Run
-from consilience.tables import ALIGNMENT, ANNOTATIONS, DRIFT, GOLD, NOISE, RELIABILITY, VOTES, read_table, write_table
+from consilience.table_schema import read_table, write_table
+from consilience.tables import ALIGNMENT, ANNOTATIONS, DRIFT, GOLD, NOISE, RELIABILITY, VOTES
 from jobs.cli import Job, Summary, main, show_report
 from jobs.pool_tables import known, write_frame, write_people_tables, write_pool_tables
 

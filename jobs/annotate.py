@@ -6,11 +6,12 @@ the cluster has room. Judgements are written as they come; the same command agai
 
 import json
 import math
+import os
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import ray
 from pydantic import Field, field_validator
 from ray.data import ActorPoolStrategy
 
-from actors.annotator import Annotator, fingerprint, part_folder
+from actors.annotator import Annotator, Fingerprints, fingerprint, part_folder, row_group_ends
 from actors.cluster import connect
 from consilience.config import Config
 from consilience.datasets.dilemmas import prepare_dilemmas
@@ -35,12 +36,15 @@ from consilience.lm.openai_annotator import OpenAIAnnotator
 from consilience.lm.pool import annotator_digest, check, describe
 from consilience.lm.scorer import FAILED
 from consilience.runs import Run
-from consilience.tables import ANNOTATIONS, ANNOTATORS, DILEMMAS, iterate_parquet, write_table
+from consilience.table_schema import iterate_parquet, write_table
+from consilience.tables import ANNOTATIONS, ANNOTATORS, DILEMMAS
 from consilience.theories import THEORY_NAMES, Theory, pick_theories
 from jobs.cli import Job, Summary, main
-from jobs.progress import progress
+from jobs.progress import Advance, progress
+from jobs.reporting import say
 
 _MOST_BLOCKS = 2_000
+_ROW_GROUP = 65_536
 
 
 class AnnotateConfig(Config):
@@ -76,9 +80,14 @@ class AnnotateConfig(Config):
 
 @dataclass
 class Progress:
-    """Counts from all pools, added up as batches finish, and why annotators have stopped."""
+    """Counts from all pools, added up as batches finish, and why annotators have stopped.
 
-    advance: Callable[[int], None]
+    Attributes:
+        spent: US dollars that each annotator with a price has cost so far.
+    """
+
+    advance: Advance
+    spent: dict[str, float]
     counts: Counter[str] = field(default_factory=Counter)
     stopped: dict[str, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -90,7 +99,12 @@ class Progress:
             self.stopped.update(
                 {name: why for name, why in zip(batch["annotator"], batch["stopped"], strict=True) if why}
             )
-            self.advance(int(batch["scored"].sum() + batch["reused"].sum() + batch["failed"].sum()))
+            for name in self.spent.keys() & set(batch["annotator"]):
+                self.spent[name] = max(self.spent[name], batch["cost_usd"][batch["annotator"] == name].max())
+            self.advance(
+                int(batch["scored"].sum() + batch["reused"].sum() + batch["failed"].sum()),
+                sum(self.spent.values()) if self.spent else None,
+            )
 
 
 def plan(config: AnnotateConfig) -> list[str]:
@@ -131,7 +145,7 @@ def prepare_inputs(dilemmas: Path, run: Run) -> None:
     with run.stage("prepare", digest):
         counts = prepare_dilemmas(dilemmas, run / "dilemmas.parquet", run / "rejected.parquet")
         if counts.rejected:
-            print(f"{counts.rejected} rows rejected; see {run / 'rejected.parquet'}", file=sys.stderr)
+            say(f"{counts.rejected} rows rejected; see {run / 'rejected.parquet'}")
 
 
 def annotate(config: AnnotateConfig, run: Run) -> Summary:
@@ -161,11 +175,11 @@ def annotate(config: AnnotateConfig, run: Run) -> Summary:
         "reused": counts["reused"],
         "judgements_per_second": round(counts["scored"] / seconds, 3) if counts["scored"] else None,
         "annotate_seconds": round(seconds, 3),
-        "cost_usd": round(spent_usd(run.folder), 6),
+        "cost_usd": round(spent_usd(run / "answers") + spent_usd(run / "repeats" / "answers"), 6),
     }
     run.record(annotate=summary)
     if failed:
-        print(f"{failed} judgements failed and are missing; the same command tries them again", file=sys.stderr)
+        say(f"{failed} judgements failed and are missing; the same command tries them again")
         return summary
     with run.stage("annotate", stage):
         return summary
@@ -178,13 +192,23 @@ def _repeat(config: AnnotateConfig, run: Run) -> None:
     if not config.repeat_sample or not again.pool:
         return
     folder = run.folder.absolute() / "repeats"
-    table = pq.read_table(run / "dilemmas.parquet")
-    order = np.random.default_rng(config.seed).permutation(table.num_rows)[: config.repeat_sample]
+    sample = _draw(run / "dilemmas.parquet", config.repeat_sample, config.seed)
     folder.mkdir(exist_ok=True)
-    write_table(table.take(order), folder / "dilemmas.parquet", DILEMMAS)
+    write_table(sample, folder / "dilemmas.parquet", DILEMMAS)
     parts = folder / "parts" / digest_file(folder / "dilemmas.parquet")[:12]
-    _judge_all(again, folder, parts, len(order), "judging a sample again")
-    _gather(again, folder / "dilemmas.parquet", parts, run / "repeats.parquet", len(order))
+    _judge_all(again, folder, parts, sample.num_rows, "judging a sample again")
+    _gather(again, folder / "dilemmas.parquet", parts, run / "repeats.parquet", sample.num_rows)
+
+
+def _draw(path: Path, rows: int, seed: int) -> pa.Table:
+    """Rows of a Parquet table at random, in random order; only the row groups that they lie in are read."""
+    with pq.ParquetFile(path) as file:
+        ends = row_group_ends(file)
+        chosen = np.random.default_rng(seed).permutation(file.metadata.num_rows)[:rows]
+        groups = np.searchsorted(ends, chosen, "right")
+        within = chosen - np.concatenate([[0], ends])[groups]
+        parts = [file.read_row_group(group).take(within[groups == group]) for group in np.unique(groups)]
+    return pa.concat_tables(parts).take(np.argsort(np.argsort(groups, kind="stable")))
 
 
 def _with_what_is_left(pool: Sequence[AnnotatorConfig], answers: Path) -> Iterator[AnnotatorConfig]:
@@ -215,7 +239,7 @@ def _judge_all(config: AnnotateConfig, folder: Path, parts: Path, items: int, do
     theories = pick_theories(config.theories)
     total = items * len(config.theories) * len(config.pool)
     with progress(doing, total) as advance:
-        watch = Progress(advance)
+        watch = Progress(advance, _spent(config.pool, folder / "answers"))
         interrupted = threading.Event()
 
         def judge(members: list[AnnotatorConfig]) -> None:
@@ -224,7 +248,7 @@ def _judge_all(config: AnnotateConfig, folder: Path, parts: Path, items: int, do
             except Exception as error:
                 names = ", ".join(member.annotator for member in members)
                 if not interrupted.is_set():
-                    print(f"annotators {names} stopped: {_first_line(error)}; the others go on", file=sys.stderr)
+                    say(f"annotators {names} stopped: {_first_line(error)}; the others go on")
 
         # Daemons: an interrupted job does not wait for its pools.
         threads = [threading.Thread(target=judge, args=(members,), daemon=True) for members in pools]
@@ -237,8 +261,17 @@ def _judge_all(config: AnnotateConfig, folder: Path, parts: Path, items: int, do
             interrupted.set()
             raise
     for name, why in watch.stopped.items():
-        print(f"annotator {name} stopped: {why}", file=sys.stderr)
+        say(f"annotator {name} stopped: {why}")
     return watch.counts
+
+
+def _spent(pool: Sequence[AnnotatorConfig], answers: Path) -> dict[str, float]:
+    """What annotators with a price have cost so far, in US dollars."""
+    return {
+        annotator.annotator: spent_usd(answers / annotator.annotator)
+        for annotator in pool
+        if isinstance(annotator, OpenAIAnnotator) and annotator.usd_per_million_input + annotator.usd_per_million_output
+    }
 
 
 def _judge_pool(
@@ -254,11 +287,12 @@ def _judge_pool(
     cpus, gpus, actors = (
         (first.num_cpus, first.num_gpus, first.actors) if isinstance(first, ModelBlock) else (0, 0, (1, 1))
     )
-    batches = list(range(math.ceil(items / batch_size)))
-    results = ray.data.from_items(batches, override_num_blocks=min(len(batches), _MOST_BLOCKS)).map_batches(
+    batches = math.ceil(items / batch_size)
+    blocks = np.array_split(np.arange(batches), min(batches, _MOST_BLOCKS))
+    results = ray.data.from_arrow([pa.table({"item": block}) for block in blocks]).map_batches(
         Annotator,
         fn_constructor_args=(members, theories, folder / "dilemmas.parquet", batch_size, parts, folder / "answers"),
-        batch_size=None if not gpus else len(batches),
+        batch_size=1,  # Ray Data asks for a number where there are GPUs, and joins smaller blocks into one task
         compute=ActorPoolStrategy(min_size=actors[0], max_size=actors[1]),
         num_cpus=cpus,
         num_gpus=gpus,
@@ -274,8 +308,7 @@ def _gather(config: AnnotateConfig, dilemmas: Path, parts: Path, out: Path, item
     with atomic_path(out) as temporary, pq.ParquetWriter(temporary, ANNOTATIONS.arrow, compression="zstd") as writer:
         for annotator in config.pool:
             written = 0
-            for part in sorted(part_folder(parts, annotator).glob("*.parquet")):
-                table = pq.read_table(part, schema=ANNOTATIONS.arrow)
+            for table in _read_parts(part_folder(parts, annotator)):
                 writer.write_table(table)
                 written += table.num_rows
                 missing += table.column("score").null_count
@@ -286,17 +319,32 @@ def _gather(config: AnnotateConfig, dilemmas: Path, parts: Path, out: Path, item
     return missing + failed, failed
 
 
+def _read_parts(folder: Path) -> Iterator[pa.Table]:
+    """The parts of an annotator in order of name, many in one table: a row group each would grow the file's footer."""
+    pending: list[pa.Table] = []
+    rows = 0
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
+        if name.endswith(".parquet"):
+            pending.append(pq.read_table(folder / name, schema=ANNOTATIONS.arrow))
+            rows += pending[-1].num_rows
+        if rows >= _ROW_GROUP:
+            yield pa.concat_tables(pending)
+            pending, rows = [], 0
+    if pending:
+        yield pa.concat_tables(pending)
+
+
 def _failed_rows(config: AnnotateConfig, annotator: AnnotatorConfig, dilemmas: Path, parts: Path) -> Iterator[pa.Table]:
-    files = sorted(part_folder(parts, annotator).glob("*.parquet"))
-    done = {value for file in files for value in pq.read_table(file, columns=["fingerprint"]).column(0).to_pylist()}
+    done = Fingerprints(part_folder(parts, annotator))
     digest = annotator_digest(annotator)
     for batch in iterate_parquet(dilemmas, ["item_id", "text"]):
-        cells = [
-            (item, theory.name, value)
+        judged = [
+            (item, theory.name, fingerprint(digest, item, text, theory))
             for item, text in zip(batch["item_id"].to_pylist(), batch["text"].to_pylist(), strict=True)
             for theory in pick_theories(config.theories)
-            if (value := fingerprint(digest, item, text, theory)) not in done
         ]
+        known = done.hold(np.array([value for *_, value in judged]))
+        cells = [cell for cell, found in zip(judged, known, strict=True) if not found]
         rows = [
             {
                 "item_id": item,

@@ -132,7 +132,7 @@ def _resample(
     started = time.perf_counter()
     rows = resample(train, schema, config.rows, config.seed)
     seconds = time.perf_counter() - started
-    run.record(rounds=None)
+    run.record(rounds=None, round_used=None, reason_of_end=None, generator=None)
     return rows, {"resample": resample(train, schema, len(train), config.seed + 1)}, config.rows / seconds
 
 
@@ -142,6 +142,7 @@ def _generate(
     """The new rows, rows to be judged by system, and how fast rows were drawn."""
     # Here, because torch and Ray take seconds to import and a dry run needs none of them.
     from actors.cluster import connect
+    from actors.table_sampler import Draw
     from consilience.tabular.adversarial import JUDGED, WRITTEN, learn
     from consilience.tabular.conditions import read_conditions
     from jobs.augment_steps import ClusterSteps
@@ -157,14 +158,24 @@ def _generate(
         learned = learn(schema.rows(train), schema, config.validation, adversarial, config.seed, steps)
     best, first = learned.models[learned.best], learned.models[0]
     rounds = [each.to_json() for each in learned.rounds]
-    run.record(rounds=rounds, reason_of_end=learned.reason, generator=str(best.relative_to(run.folder)))
+    run.record(
+        rounds=rounds,
+        round_used=learned.best,
+        reason_of_end=learned.reason,
+        generator=str(best.relative_to(run.folder)),
+    )
     print(f"rounds: {learned.reason}; round {learned.best} is used", file=sys.stderr)
     given = read_conditions(schema, config.conditions)
-    rows = steps.draw(best, config.rows, given, WRITTEN, "rows")
-    judged: dict[str, pd.DataFrame] = {config.method: schema.frame(steps.draw(best, len(train), {}, JUDGED, "judged"))}
-    if config.method == "ppo":
-        judged["sft"] = schema.frame(steps.draw(first, len(train), {}, JUDGED, "judged-sft"))
-    return schema.frame(rows), judged, run.manifest["rows_per_second"]["rows"]
+    judged = {config.method: best, "sft": first} if config.method == "ppo" else {config.method: best}
+    drawn = steps.draw(
+        {
+            "rows": Draw(best, config.rows, given, (config.seed, WRITTEN)),
+            # By model: where the fine-tuned one is used both systems are the same.
+            **{f"judged-{each.name}": Draw(each, len(train), {}, (config.seed, JUDGED)) for each in judged.values()},
+        }
+    )
+    frames = {system: schema.frame(drawn[f"judged-{each.name}"]) for system, each in judged.items()}
+    return schema.frame(drawn["rows"]), frames, run.manifest["rows_per_second"]["rows"]
 
 
 def _assess(

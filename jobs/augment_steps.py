@@ -3,19 +3,20 @@
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.table_sampler import sample_on_cluster
+from actors.table_sampler import Draw, sample_on_cluster
 from actors.tabular_worker import fine_tune, improve, train_discriminator
 from consilience.files import digest_json, write_json
-from consilience.ppo.trainer import Metrics
 from consilience.runs import Run
 from consilience.tabular.adversarial import ROUND, Rows
-from consilience.tabular.schema import TableSchema, Value
+from consilience.tabular.schema import TableSchema
 from consilience.tabular.settings import GeneratorConfig
 
 if TYPE_CHECKING:
+    from consilience.ppo.trainer import Metrics
     from jobs.augment import AugmentConfig
 
 _MODELS, _TRAINING, _SAMPLES = "models", "training", "samples"
@@ -47,23 +48,27 @@ class ClusterSteps:
         return folder
 
     def sample(self, model: Path, n: int, name: str) -> Rows:
-        return self.draw(model, n, {}, ROUND, name)
+        return self.draw({name: Draw(model, n, {}, (self._config.seed, ROUND))})[name]
 
-    def draw(self, model: Path, n: int, given: Mapping[int, Value], purpose: int, name: str) -> Rows:
-        """Rows of the model in a folder; their chance comes from the seed and the `purpose`. How fast they were drawn
-        is noted in the manifest."""
-        file = f"{_SAMPLES}/{name}.json"
-        version = digest_json([self._guided, model.name, n, sorted(given.items()), purpose])
-        if not self._run.finished(name, version, file):
-            with self._run.stage(name, version):
-                found = sample_on_cluster(
-                    model, n, given, (self._config.seed, purpose), self._config.batch_size, self._workers
-                )
-                write_json(self._run / file, found.rows)
+    def draw(self, draws: Mapping[str, Draw]) -> dict[str, Rows]:
+        """Rows by name; those that are not there yet are drawn together, and how fast is noted in the manifest."""
+        files = {name: f"{_SAMPLES}/{name}.json" for name in draws}
+        versions = {
+            name: digest_json([self._guided, draw.model.name, draw.n, sorted(draw.given.items()), draw.seed])
+            for name, draw in draws.items()
+        }
+        missing = [name for name in draws if not self._run.finished(name, versions[name], files[name])]
+        if missing:
+            with ExitStack() as stages:
+                for name in missing:
+                    stages.enter_context(self._run.stage(name, versions[name]))
+                found = sample_on_cluster([draws[name] for name in missing], self._config.batch_size, self._workers)
                 speeds = self._run.manifest.get("rows_per_second", {})
-                self._run.record(rows_per_second={**speeds, name: found.rows_per_second})
-        rows: Rows = json.loads((self._run / file).read_text(encoding="utf-8"))
-        return rows
+                for name, sampled in zip(missing, found, strict=True):
+                    write_json(self._run / files[name], sampled.rows)
+                    speeds = {**speeds, name: sampled.rows_per_second}
+                self._run.record(rows_per_second=speeds)
+        return {name: json.loads((self._run / file).read_text(encoding="utf-8")) for name, file in files.items()}
 
     def discriminate(self, real: Rows, made: Rows, held_out: Rows, judged: Rows, name: str) -> tuple[Path, float]:
         folder = self._run / _MODELS / name
@@ -75,7 +80,7 @@ class ClusterSteps:
                 write_json(folder / "auc.json", auc)
         return folder, float(json.loads((folder / "auc.json").read_text(encoding="utf-8")))
 
-    def improve(self, model: Path, discriminator: Path, name: str) -> tuple[Path, list[Metrics]]:
+    def improve(self, model: Path, discriminator: Path, name: str) -> "tuple[Path, list[Metrics]]":
         folder, training = self._run / _MODELS / name, f"{name}-{self._guided[:12]}"
         if not self._run.finished(name, self._guided, f"{_MODELS}/{name}/ppo.json"):
             with self._run.stage(name, self._guided):

@@ -29,7 +29,8 @@ from consilience.lm.sources import (
     open_source,
 )
 from consilience.runs import Run
-from consilience.tables import CALIBRATE_METRICS, CALIBRATE_PREDICTIONS, write_table
+from consilience.table_schema import write_table
+from consilience.tables import CALIBRATE_METRICS, CALIBRATE_PREDICTIONS
 from consilience.values.settings import EncoderConfig
 from jobs.cli import Job, Summary, console, main
 

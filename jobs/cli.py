@@ -4,7 +4,8 @@ import argparse
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
@@ -16,6 +17,7 @@ from rich.console import Console
 from consilience.config import Config, load_config
 from consilience.errors import UserError
 from consilience.runs import Run
+from jobs.reporting import logs_json, run_id, say
 
 C = TypeVar("C", bound=Config)
 Summary = dict[str, float | int | str | bool | None]
@@ -57,20 +59,23 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
         if arguments.out is None:
             raise UserError("--out: missing; expected a folder for the results")
         job.plan(config)
-        with Run.open(arguments.out, job.name, config.model_dump(mode="json")) as run:
+        with Run.open(arguments.out, job.name, config.model_dump(mode="json")) as run, _unwrapped():
+            run.record(run_id=run_id())
             run.summarise(job.execute(config, run))
         if job.show is not None:
             job.show(arguments.out)
         return 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(_one_line(f"error: {error}"), status="failed", exit_code=2)
         return 2
     except KeyboardInterrupt:
-        print(f"stopped; the same command resumes it: {arguments.out}", file=sys.stderr)
+        say(f"stopped; the same command resumes it: {arguments.out}", status="interrupted", exit_code=1)
         return 1
     except Exception as error:
-        traceback.print_exc()
-        print(f"failed: {type(error).__name__}: {error}; the same command resumes it", file=sys.stderr)
+        trace = {"traceback": traceback.format_exc()} if logs_json() else {}
+        if not trace:
+            traceback.print_exc()
+        say(f"failed: {_reason(error)}; the same command resumes it", status="failed", exit_code=1, **trace)
         return 1
 
 
@@ -82,6 +87,39 @@ def show_report(folder: Path) -> None:
 
     write_report(folder)
     print_result(folder, console)
+
+
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    """A user's mistake that was found in a task or an actor is raised as itself, without Ray's errors around it."""
+    try:
+        yield
+    except Exception as error:
+        if (mistake := _mistake(error)) is not None:
+            raise mistake from None
+        raise
+
+
+def _mistake(error: BaseException) -> UserError | None:
+    """The user's mistake that `error` is or carries: as a task's cause, a worker's failure, or `raise ... from`."""
+    carried = [getattr(error, "cause", None), getattr(error, "_base_exc", None), error.__cause__]
+    if isinstance(error, UserError) and carried[0] is None:
+        return error
+    carried += getattr(error, "worker_failures", {}).values()
+    found = (_mistake(other) for other in carried if isinstance(other, BaseException))
+    return next((mistake for mistake in found if mistake is not None), None)
+
+
+def _reason(error: BaseException) -> str:
+    """Type and first line of what went wrong, without Ray's error around it."""
+    while isinstance(cause := getattr(error, "cause", None), BaseException):
+        error = cause
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ": ".join([type(error).__name__, *lines[:1]])
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split("\n"))
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:

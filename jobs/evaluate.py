@@ -7,7 +7,6 @@ whom; what flipping one value of a profile does; and whether an aggregator's rew
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +15,28 @@ from pydantic import Field, field_validator
 
 from consilience.config import Config
 from consilience.errors import UserError
-from consilience.files import digest_file
 from consilience.lm.sources import check_source
 from consilience.runs import Run
-from consilience.tables import AGENTS, read_table, write_table
-from consilience.values.about import ABOUT, check_reward, forced_notes
+from consilience.table_schema import read_table, write_table
+from consilience.tables import AGENTS
+from consilience.values.about import forced_notes
 from consilience.values.aggregator_data import agents_wanted
 from consilience.values.answer_settings import AnswerConfig
 from consilience.values.evaluation_settings import ScoreEncoder
 from consilience.values.evaluation_summary import headline, tabulate
 from consilience.values.evaluation_tables import AGENT_GAINS, EVALUATION
-from consilience.values.examples import FOLLOWS
 from consilience.values.question_data import (
     QuestionData,
     check_unseen,
     count_splits,
     describe_profiles,
     profile_counts,
-    split_settings,
 )
 from consilience.values.questions import questions_of
 from consilience.values.split import TEST, TRAIN
 from consilience.values.systems import compared
 from jobs.agent_answers import HostingConfig
+from jobs.classifiers import by_kind, check_classifiers, classifier_digests, classifier_loaders
 from jobs.cli import Job, Summary, console, main
 from jobs.question_table import write_questions
 from jobs.system_answers import answer_all, check_held_out, read_systems
@@ -70,7 +68,7 @@ class EvaluateConfig(Config):
     @property
     def classifiers(self) -> dict[str, Path]:
         """Run folders by what they are here: reward, judge."""
-        return {"reward": self.rewards, **({"judge": self.judge} if self.judge else {})}
+        return by_kind(self.rewards, self.judge)
 
 
 def plan(config: EvaluateConfig) -> list[str]:
@@ -79,13 +77,7 @@ def plan(config: EvaluateConfig) -> list[str]:
     splits = count_splits(config.data)
     if not count_splits(config.data, with_reference=True)[TEST]:
         raise UserError(f"{config.data.named}: no question of split '{TEST}' with a reference; expected some")
-    for folder in config.classifiers.values():
-        split_settings(folder)
-    if config.judge is not None and config.judge.resolve() == config.rewards.resolve():
-        raise UserError(f"judge {config.judge}: the run that gives the rewards; expected another, which is independent")
-    for folder in config.classifiers.values():
-        for value in agents.adapters:
-            check_reward(folder, value, config.force_rewards)
+    check_classifiers(config.classifiers, list(agents.adapters), config.force_rewards)
     check_source(agents.base.source, agents.base.revision)
     check_source(config.encoder.source, config.encoder.revision)
     systems = compared(list(agents.adapters), list(aggregators))
@@ -100,18 +92,12 @@ def plan(config: EvaluateConfig) -> list[str]:
 
 def execute(config: EvaluateConfig, run: Run) -> Summary:
     """Let all systems answer, score, and write the run folder."""
-    # Here, because torch takes seconds to import and a dry run needs none of it.
-    from consilience.values.reward import load_reward
-
     names = list(read_systems(config.agents, config.aggregator)[0].adapters)
     questions = write_questions(config.data, run, _serves)
-    for folder in config.classifiers.values():
+    folders = config.classifiers
+    for folder in folders.values():
         check_unseen(questions, folder)
-    loaders = {
-        kind: {value: partial(load_reward, folder.absolute(), value, config.force_rewards) for value in names}
-        for kind, folder in config.classifiers.items()
-    }
-    return evaluate(config, run, loaders, [digest_file(f / FOLLOWS / ABOUT) for f in config.classifiers.values()])
+    return evaluate(config, run, classifier_loaders(folders, names, config.force_rewards), classifier_digests(folders))
 
 
 def _serves(row: dict[str, Any]) -> bool:

@@ -17,18 +17,8 @@ from consilience.consensus.influence import MIN_ANNOTATORS, influence
 from consilience.consensus.matrix import ScoreMatrix
 from consilience.consensus.people import against_people, calibration_curve
 from consilience.runs import Run
-from consilience.tables import (
-    AGREEMENT,
-    ANNOTATORS,
-    CALIBRATION,
-    CONTESTED,
-    FAMILIES,
-    GROUPS,
-    INFLUENCE,
-    TableSchema,
-    read_table,
-    write_table,
-)
+from consilience.table_schema import TableSchema, read_table, write_table
+from consilience.tables import AGREEMENT, ANNOTATORS, CALIBRATION, CONTESTED, FAMILIES, GROUPS, INFLUENCE
 from jobs.cli import Summary
 
 Floats = npt.NDArray[np.float64]

@@ -4,10 +4,10 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.text import Text
 
 from consilience.workers import PROGRESS
-from jobs.reporting import Report, say
+from jobs.reporting import Report, logs_json, price, say
 
 _LOG_EVERY_SECONDS = 10.0
 
@@ -37,23 +37,34 @@ def _columns() -> tuple[ProgressColumn, ...]:
     return TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
 
 
-@contextmanager
-def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Yield a function to call with the number of units just finished; `done` were finished before."""
-    terminal = sys.stderr.isatty()
-    report = Report(label, done)
-    finished = done
-    with Progress(*_columns(), _Rate(), disable=not terminal) as bar:
-        task = bar.add_task(label, total=total, completed=done)
+class Advance(Protocol):
+    """Takes the number of units just finished, and what all have cost so far where they have a price."""
 
-        def advance(units: int) -> None:
-            nonlocal finished
-            finished += units
-            bar.advance(task, units)
-            report.tell(finished, total, log=not terminal)
+    def __call__(self, units: int, cost_usd: float | None = None) -> None: ...
+
+
+@contextmanager
+def progress(label: str, total: int, done: int = 0) -> Iterator[Advance]:
+    """Yield a function to call as units finish; `done` of `total` were finished before."""
+    bars = _bars()
+    report = Report(label, done)
+    finished, cost = done, None
+    columns = (*_columns(), _Rate(), TextColumn("{task.fields[cost]}"))
+    with Progress(*columns, disable=not bars, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total, completed=done, cost="")
+
+        def advance(units: int, cost_usd: float | None = None) -> None:
+            nonlocal finished, cost
+            finished, cost = finished + units, cost_usd
+            bar.update(task, advance=units, cost=price(cost).removeprefix(", "))
+            report.tell(finished, total, cost, log=not bars)
 
         yield advance
-    report.end(finished, total, log=not terminal)
+    report.end(finished, total, cost, log=not bars)
+
+
+def _bars() -> bool:
+    return sys.stderr.isatty() and not logs_json()
 
 
 @contextmanager
@@ -72,7 +83,7 @@ def watching(storage: Path) -> Iterator[None]:
 def _watch(storage: Path, stop: threading.Event) -> None:
     started = time.time()
     columns = (*_columns(), TextColumn("{task.fields[note]}"))
-    with Progress(*columns, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
+    with Progress(*columns, disable=not _bars(), console=Console(stderr=True)) as bar:
         tasks: dict[str, TaskID] = {}
         reports: dict[str, Report] = {}
         shown: dict[str, Any] = {}
@@ -91,7 +102,7 @@ def _watch(storage: Path, stop: threading.Event) -> None:
                 for name, state in found.items():
                     if shown.get(name) != state:
                         words = f"{name}: {state['done']}/{state['total']} {state['note']}"
-                        say(words, name, state["done"], state["total"], note=state["note"])
+                        say(words, stage=name, **state)
                 shown = found
             if ending:
                 return

@@ -7,7 +7,8 @@ import pyarrow as pa
 
 from consilience.files import digest_file, digest_json
 from consilience.runs import Run
-from consilience.tables import QUESTIONS, read_table, write_table
+from consilience.table_schema import read_table, write_table
+from consilience.tables import QUESTIONS
 from consilience.values.about import ABOUT
 from consilience.values.examples import RELEVANCE
 from consilience.values.question_data import QuestionData, load_questions, split_settings

@@ -20,7 +20,8 @@ from consilience.realign.settings import RealignOptions
 from consilience.realign.split import split_items
 from consilience.realign.target import leave_one_out
 from consilience.runs import read_manifest
-from consilience.tables import ALIGNMENT, ANNOTATIONS, DILEMMAS, GOLD, read_table
+from consilience.table_schema import read_table
+from consilience.tables import ALIGNMENT, ANNOTATIONS, DILEMMAS, GOLD
 from consilience.theories import THEORY_NAMES
 from jobs.aggregate import ConsensusConfig
 

@@ -22,15 +22,8 @@ from consilience.realign.certificate import KEPT, RAW, HeldOut, before_after, ju
 from consilience.realign.settings import TrainingConfig
 from consilience.realign.training import HEAD, LAMBDA0, TOKENS
 from consilience.runs import Run
-from consilience.tables import (
-    ANNOTATIONS,
-    ANNOTATORS,
-    DILEMMAS,
-    REALIGNED_F1,
-    REALIGNMENT,
-    read_table,
-    write_table,
-)
+from consilience.table_schema import read_table, write_table
+from consilience.tables import ANNOTATIONS, ANNOTATORS, DILEMMAS, REALIGNED_F1, REALIGNMENT
 from jobs.cli import Summary
 from jobs.realign_pairs import Case, Finished
 

@@ -10,10 +10,11 @@ import sys
 import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 LOG_VARIABLE = "CONSILIENCE_LOG"
-"""Environment variable: `json` makes each line about progress an object of its own; anything else, words."""
+"""Environment variable: `json` makes each line that a job says to stderr an object of its own; anything else, words."""
 
 _TELL_EVERY_SECONDS = 10.0
 _gauges: dict[str, Any] = {}
@@ -32,51 +33,65 @@ class Report:
         self._before = done
         self._started = self._told = time.monotonic()
 
-    def tell(self, done: int, total: int, log: bool = True) -> None:
-        """Say that `done` of `total` units are finished.
+    def tell(self, done: int, total: int, cost_usd: float | None = None, log: bool = True) -> None:
+        """Say that `done` of `total` units are finished and what they cost so far; None where nothing has a price.
 
         Prometheus hears each call; the log, if `log`, and Ray's table of jobs hear one in ten seconds.
         """
         with suppress(Exception):  # what cannot be told is no reason to end a job
-            _count(self._stage, done, total)
+            _count(self._stage, done, total, cost_usd)
         now = time.monotonic()
         if now - self._told < _TELL_EVERY_SECONDS:
             return
         self._told = now
         rate = (done - self._before) / (now - self._started)
-        left = timedelta(seconds=round((total - done) / rate)) if rate > 0 else None
-        words = f"{self._stage}: {done}/{total}, {rate:.1f}/s, {'unknown' if left is None else left} left"
-        if log:
-            say(words, self._stage, done, total, rate_per_second=round(rate, 3))
-        self._list(words, done, total)
+        left = round((total - done) / rate) if rate > 0 else None
+        words = f"{self._stage}: {done}/{total}, {rate:.1f}/s, "
+        words += f"{'unknown' if left is None else timedelta(seconds=left)} left{price(cost_usd)}"
+        self._say(words, done, total, cost_usd, log, rate_per_second=round(rate, 3), seconds_left=left)
 
-    def end(self, done: int, total: int, log: bool = True) -> None:
+    def end(self, done: int, total: int, cost_usd: float | None = None, log: bool = True) -> None:
         """Say that the stage is over."""
         seconds = time.monotonic() - self._started
-        words = f"{self._stage}: {done}/{total} in {seconds:.1f} s"
+        words = f"{self._stage}: {done}/{total} in {seconds:.1f} s{price(cost_usd)}"
+        self._say(words, done, total, cost_usd, log, seconds=round(seconds, 3))
+
+    def _say(self, words: str, done: int, total: int, cost_usd: float | None, log: bool, **more: Any) -> None:
         if log:
-            say(words, self._stage, done, total, seconds=round(seconds, 3))
-        self._list(words, done, total)
-
-    def _list(self, words: str, done: int, total: int) -> None:
+            say(words, stage=self._stage, done=done, total=total, **more, cost_usd=cost_usd)
+        facts = {f"progress {self._stage}": f"{done}/{total}"}
+        if cost_usd is not None:
+            facts[f"cost_usd {self._stage}"] = f"{cost_usd:.6f}"
         with suppress(Exception):  # nor this
-            _list(words, {f"progress {self._stage}": f"{done}/{total}"})
+            _list(words, facts)
 
 
-def say(words: str, stage: str, done: int, total: int, **more: Any) -> None:
-    """One line to stderr: `words`, or an object with time, run, stage, done, total and whatever else is known."""
-    if os.environ.get(LOG_VARIABLE) == "json":
+def price(cost_usd: float | None) -> str:
+    """What follows the other words on a stage; nothing where nothing has a price."""
+    return "" if cost_usd is None else f", {cost_usd:.4f} USD so far"
+
+
+def logs_json() -> bool:
+    """Whether a job's lines are to be JSON."""
+    return os.environ.get(LOG_VARIABLE) == "json"
+
+
+def say(words: str, **facts: Any) -> None:
+    """One line to stderr: `words`, or an object with time (UTC), run, message and `facts`."""
+    if logs_json():
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        words = json.dumps({"time": now, "run": run_id(), "stage": stage, "done": done, "total": total, **more})
+        words = json.dumps({"time": now, "run": run_id(), "message": words, **facts})
     print(words, file=sys.stderr, flush=True)
 
 
 def run_id() -> str:
-    """The submission's id under `ray job submit`, else the id that Ray gave the driver, else `local`."""
-    if submission := _submission():
-        return submission
-    ray = _joined()
-    return "local" if ray is None else str(ray.get_runtime_context().get_job_id())
+    """The submission's id under `ray job submit`, else an id of this process; the manifest holds it as `run_id`."""
+    return _submission() or _process_id()
+
+
+@cache
+def _process_id() -> str:
+    return f"local-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
 
 
 def _joined() -> Any:
@@ -91,8 +106,8 @@ def _submission() -> str | None:
     return submission
 
 
-def _count(stage: str, done: int, total: int) -> None:
-    """Gauges `consilience_job_done` and `consilience_job_total`, which Ray exports with `ray_` before their names."""
+def _count(stage: str, done: int, total: int, cost_usd: float | None) -> None:
+    """Gauges of the stage, which Ray exports with `ray_` before their names."""
     if _joined() is None:
         return
     from ray.util.metrics import Gauge
@@ -100,7 +115,10 @@ def _count(stage: str, done: int, total: int) -> None:
     for name, meaning, value in (
         ("consilience_job_done", "Units of a job's stage that are finished.", done),
         ("consilience_job_total", "Units of a job's stage in all.", total),
+        ("consilience_job_cost_usd", "What a job has cost so far, in US dollars.", cost_usd),
     ):
+        if value is None:
+            continue
         if name not in _gauges:
             _gauges[name] = Gauge(name, description=meaning, tag_keys=("run", "stage"))
         _gauges[name].set(value, tags={"run": run_id(), "stage": stage})

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from consilience.errors import UserError
 from consilience.runs import Run
-from consilience.tables import ANSWERS, QUESTIONS, read_table, write_table
+from consilience.table_schema import read_table, write_table
+from consilience.tables import ANSWERS, QUESTIONS
 from consilience.values.aggregator_data import agents_wanted, by_question
 from consilience.values.answer_settings import AGGREGATOR, BASE, AnswerConfig
 from consilience.values.context import ContextKind

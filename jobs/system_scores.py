@@ -10,7 +10,7 @@ import pyarrow as pa
 from consilience.files import digest_file, digest_json
 from consilience.lm.sources import open_source
 from consilience.runs import Run
-from consilience.tables import read_table, write_table
+from consilience.table_schema import read_table, write_table
 from consilience.values.answer_settings import BASE
 from consilience.values.context import ContextKind
 from consilience.values.evaluation import Measure, Scores

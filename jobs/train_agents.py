@@ -8,7 +8,6 @@ independent judge, by their distance from the base, length and repetition.
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +16,25 @@ from rich.table import Table
 
 from consilience.config import Config
 from consilience.errors import UserError
-from consilience.files import digest_file
 from consilience.lm.sources import check_source
 from consilience.ppo.settings import LoraSettings, PPOConfig, PPOWorkersConfig, Rollouts
 from consilience.runs import Run
-from consilience.tables import AGENTS, QUESTIONS, read_table
+from consilience.table_schema import read_table
+from consilience.tables import AGENTS, QUESTIONS
 from consilience.theories import VALUE_NAMES
-from consilience.values.about import ABOUT, check_reward
 from consilience.values.base import BaseConfig
-from consilience.values.examples import FOLLOWS
 from consilience.values.question_data import (
     QuestionData,
     check_unseen,
     count_splits,
     describe_profiles,
     profile_counts,
-    split_settings,
 )
 from consilience.values.split import TEST, TRAIN
+from jobs.classifiers import KINDS, by_kind, check_classifiers, classifier_digests, classifier_loaders
 from jobs.cli import Job, Summary, console, main
 from jobs.question_table import write_questions
 
-KINDS = ("reward", "judge")
 OWN_VLLM = ("model", "enable_lora", "max_lora_rank")
 """Arguments of vllm.LLM that are settled by the base and the adapter."""
 
@@ -99,7 +95,7 @@ class TrainAgentsConfig(Config):
     @property
     def classifiers(self) -> dict[str, Path]:
         """Run folders by what they are here: reward, judge."""
-        return {"reward": self.rewards, **({"judge": self.judge} if self.judge else {})}
+        return by_kind(self.rewards, self.judge)
 
 
 def plan(config: TrainAgentsConfig) -> list[str]:
@@ -108,13 +104,7 @@ def plan(config: TrainAgentsConfig) -> list[str]:
     for split in (TRAIN, TEST):
         if not splits[split]:
             raise UserError(f"{config.questions.named}: no question of split '{split}'; expected some")
-    for folder in config.classifiers.values():
-        split_settings(folder)
-    if config.judge is not None and config.judge.resolve() == config.rewards.resolve():
-        raise UserError(f"judge {config.judge}: the run that gives the rewards; expected another, which is independent")
-    for folder in config.classifiers.values():
-        for value in config.values:
-            check_reward(folder, value, config.force_rewards)
+    check_classifiers(config.classifiers, config.values, config.force_rewards)
     check_source(config.base.source, config.base.revision)
     episodes = config.ppo.updates * config.ppo.batch_size
     held_out = min(config.held_out, splits[TEST])
@@ -130,19 +120,15 @@ def plan(config: TrainAgentsConfig) -> list[str]:
 def execute(config: TrainAgentsConfig, run: Run) -> Summary:
     """Train, compare, and write the run folder."""
     # Here, because torch and Ray take seconds to import and a dry run needs none of them.
-    from consilience.values.reward import load_reward
     from jobs.agent_runs import train_agents
 
     started = time.monotonic()
     questions = write_questions(config.questions, run)
-    for folder in config.classifiers.values():
+    folders = config.classifiers
+    for folder in folders.values():
         check_unseen(questions, folder)
-    loaders = {
-        kind: {value: partial(load_reward, folder.absolute(), value, config.force_rewards) for value in config.values}
-        for kind, folder in config.classifiers.items()
-    }
-    digests = [digest_file(folder / FOLLOWS / ABOUT) for folder in config.classifiers.values()]
-    forced = train_agents(config, run, loaders, digests)
+    loading = classifier_loaders(folders, config.values, config.force_rewards)
+    forced = train_agents(config, run, loading, classifier_digests(folders))
     return {**summarise(config, run, forced), "seconds": round(time.monotonic() - started, 3)}
 
 

@@ -16,7 +16,8 @@ from consilience.errors import UserError
 from consilience.files import digest_file, digest_json
 from consilience.lm.sources import ADAPTER_WEIGHTS, check_source
 from consilience.runs import Run
-from consilience.tables import QUESTIONS, read_table
+from consilience.table_schema import read_table
+from consilience.tables import QUESTIONS
 from consilience.values.aggregator_data import agents_wanted
 from consilience.values.answer_settings import AGGREGATOR, AnswerConfig
 from consilience.values.context import ContextKind

@@ -24,7 +24,8 @@ from consilience.errors import UserError
 from consilience.files import digest_file, digest_json
 from consilience.lm.sources import check_source, open_source
 from consilience.runs import Run
-from consilience.tables import VALUE_CLASSIFIERS, VALUE_EXAMPLES, VALUE_METRICS, write_table
+from consilience.table_schema import write_table
+from consilience.tables import VALUE_CLASSIFIERS, VALUE_EXAMPLES, VALUE_METRICS
 from consilience.theories import VALUE_NAMES
 from consilience.values.examples import (
     ALL,

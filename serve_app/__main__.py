@@ -20,7 +20,7 @@ from serve_app.tokens import FILE_VARIABLE, VARIABLE, hash_token, new_token, rea
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until interrupted. Returns 0 stopped, 2 the user's mistake."""
+    """Serve until interrupted. Returns 0 stopped, 2 the user's mistake, 1 where Ray Serve does not come up in time."""
     parser = argparse.ArgumentParser(prog="python -m serve_app", description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML; keys: docs/serving.md")
     parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="override a config key")
@@ -37,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except TimeoutError as error:  # Ray Serve gives its proxy a minute
+        print(f"error: {error} Stop other work on this machine and start again.", file=sys.stderr)
+        return 1
     return 0
 
 

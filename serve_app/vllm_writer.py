@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from consilience.lm.sources import open_source
+from consilience.lm.sources import ADAPTER_SETTINGS, open_source
 from consilience.lm.vllm_annotator import check_vllm
 from consilience.values.answer_settings import BASE
 from consilience.values.saved import SavedAdapters, check_saved
@@ -44,9 +44,7 @@ def open_vllm_writer(*saved: SavedAdapters) -> "VLLMWriter":
     base = saved[0].base
     folder = open_source(base.source, base.revision).folder
     places = {name: place for each in saved for name, place in each.adapters.items()}
-    rank = max(
-        json.loads((place / "adapter_config.json").read_text(encoding="utf-8"))["r"] for place in places.values()
-    )
+    rank = max(json.loads((place / ADAPTER_SETTINGS).read_text(encoding="utf-8"))["r"] for place in places.values())
     on_cpu = not torch.cuda.is_available()
     engine = AsyncLLM.from_engine_args(
         AsyncEngineArgs(

@@ -17,7 +17,7 @@ from consilience.calibration.metrics import METRICS, Bootstrap, Prediction
 from consilience.calibration.questions import unordered
 from consilience.calibration.splits import DEV, TEST, TRAIN, Split
 from consilience.calibration.tasks import VotedItems
-from consilience.intervals import Interval
+from consilience.intervals import Interval, or_none
 
 Floats = NDArray[np.float64]
 
@@ -103,9 +103,9 @@ def assess(items: VotedItems, split: Split, readings: Mapping[str, Reading], dra
         predictions[name], temperature = _predict(p, dev_p, dev)
         systems[name] = {
             "temperature": temperature,
-            "concentration": _known(predictions[name].concentration),
-            "answer_mass": _known(readings[name][rest].mass.mean()) if name in readings else None,
-            "position_bias": _known(readings[name][rest].position_bias) if name in readings else None,
+            "concentration": or_none(predictions[name].concentration),
+            "answer_mass": or_none(readings[name][rest].mass.mean()) if name in readings else None,
+            "position_bias": or_none(readings[name][rest].position_bias) if name in readings else None,
         }
     figures = {name: bootstrap.figures(prediction) for name, prediction in predictions.items()}
     if parameters is not None:
@@ -156,8 +156,4 @@ def _table(test: VotedItems, predictions: Mapping[str, Prediction]) -> pd.DataFr
 
 def _row(interval: Interval) -> dict[str, float | None]:
     """Missing and infinite figures are null."""
-    return {"value": _known(interval.value), "low": _known(interval.low), "high": _known(interval.high)}
-
-
-def _known(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    return {"value": or_none(interval.value), "low": or_none(interval.low), "high": or_none(interval.high)}

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from consilience.calibration.losses import dirichlet_multinomial_nll
-from consilience.intervals import Interval, interval
+from consilience.intervals import Interval, interval, norm_interval
 
 Floats = NDArray[np.float64]
 
@@ -54,7 +54,9 @@ class Bootstrap:
 
     def figures(self, prediction: Prediction) -> dict[str, Interval]:
         """Every one of `METRICS`."""
-        return {name: _interval(values) for name, values in self._figures(prediction, self.weights).items()}
+        found = {name: _interval(values) for name, values in self._figures(prediction, self.weights).items()}
+        gaps = calibration_gaps(prediction.p, self.shares, self.weights)
+        return {**found, "ece": norm_interval(found["ece"].value, gaps[1:] - gaps[0])}
 
     def gain(self, better: Prediction, worse: Prediction, metric: str = "ce") -> Interval:
         """`metric` of `worse` less that of `better` on the same resamples."""
@@ -70,12 +72,15 @@ class Bootstrap:
         """Expected figures of draws from the truth's posterior, each with a resample of its own for the interval."""
         whole: dict[str, list[float]] = {name: [] for name in METRICS}
         resampled: dict[str, list[float]] = {name: [] for name in METRICS}
+        errors: list[Floats] = []
         for number, p in enumerate(draws):
             rows = self.weights[[0, 1 + number % DRAWS]]
             for name, values in self._figures(Prediction(p, p, np.inf), rows).items():
                 whole[name].append(values[0])
                 resampled[name].append(values[1])
-        return {name: _interval(np.array([np.mean(whole[name]), *resampled[name]])) for name in METRICS}
+            errors.append(np.diff(calibration_gaps(p, self.shares, rows), axis=0)[0])
+        found = {name: _interval(np.array([np.mean(whole[name]), *resampled[name]])) for name in METRICS}
+        return {**found, "ece": norm_interval(found["ece"].value, np.stack(errors))}
 
     def _figures(self, prediction: Prediction, weights: Floats) -> dict[str, Floats]:
         p, n = prediction.p, weights.sum(axis=1)
@@ -142,12 +147,15 @@ def macro_f1(said: NDArray[np.int64], truth: NDArray[np.int64], options: int, we
 def calibration_error(p: Floats, shares: Floats, weights: Floats) -> Floats:
     """(d,) expected calibration error, the mean over the options: in ten bins of equal width, |mean probability - mean
     share of people|, weighted by the items in each. It cannot be negative, so on few items it is above 0 by chance."""
-    gaps = np.zeros(len(weights))
+    return np.abs(calibration_gaps(p, shares, weights)).sum(axis=1)
+
+
+def calibration_gaps(p: Floats, shares: Floats, weights: Floats) -> Floats:
+    """(d, 10 k) mean probability - mean share of people in each bin of each option, times the share of items that is in
+    the bin, by the number of options: the vector whose L1 norm is the expected calibration error."""
     bins = np.minimum((p * BINS).astype(int), BINS - 1)
-    for option in range(p.shape[1]):
-        member = np.eye(BINS)[bins[:, option]]
-        gaps += np.abs(weights @ (member * (p - shares)[:, option, None])).sum(axis=1)
-    return gaps / (weights.sum(axis=1) * p.shape[1])
+    member = np.eye(BINS)[bins] * (p - shares)[:, :, None]
+    return (weights @ member.reshape(len(p), -1)) / (weights.sum(axis=1, keepdims=True) * p.shape[1])
 
 
 def _interval(figures: Floats) -> Interval:

@@ -2,7 +2,6 @@
 
 import json
 import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
-from torch.nn.utils import clip_grad_norm_
 
 from consilience.calibration.losses import dirichlet_multinomial_nll, soft_cross_entropy
 from consilience.calibration.models import AnswerModel, Row
@@ -22,13 +20,13 @@ from consilience.calibration.questions import unordered
 from consilience.calibration.settings import Loss
 from consilience.calibration.tasks import VotedItems
 from consilience.errors import UserError
-from consilience.files import write_json
-from consilience.gradients import rate_share, sum_over_workers
+from consilience.files import atomic_folder, write_json
+from consilience.gradients import clipped_step, rate_share, sum_over_workers
+from consilience.optimiser_state import STATE_FILE, optimiser_tensors, restore_optimiser
 from consilience.values.settings import FitConfig
 
-MAX_GRAD_NORM = 1.0
 RUN = 8
-BEST, LAST, OPTIMISER, COUNTERS = "best.safetensors", "last.safetensors", "optimiser.safetensors", "trainer.json"
+BEST, LAST, COUNTERS = "best.safetensors", "last.safetensors", "trainer.json"
 CONCENTRATION = "log_concentration"
 
 
@@ -102,32 +100,23 @@ class CalibrationTrainer:
 
     def save(self, folder: Path) -> None:
         """Write what is trained, its best state, optimiser and counters (safetensors, JSON), whole or not at all."""
-        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.mkdir(parents=True)
-        save_file({name: p.detach().contiguous() for name, p in self._trained.items()}, temporary / LAST)
-        save_file(self.best, temporary / BEST)
-        state = self._optimiser.state_dict()["state"]
-        tensors = {f"{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
-        save_file(tensors, temporary / OPTIMISER)
-        counters = {
-            "step_number": self.step_number,
-            "history": self.history,
-            "epoch": [self._epoch_loss, self._epoch_seconds, self._least if self.history else None],
-        }
-        write_json(temporary / COUNTERS, counters)
-        temporary.rename(folder)
+        with atomic_folder(folder) as new:
+            save_file({name: p.detach().contiguous() for name, p in self._trained.items()}, new / LAST)
+            save_file(self.best, new / BEST)
+            save_file(optimiser_tensors(self._optimiser), new / STATE_FILE)
+            counters = {
+                "step_number": self.step_number,
+                "history": self.history,
+                "epoch": [self._epoch_loss, self._epoch_seconds, self._least if self.history else None],
+            }
+            write_json(new / COUNTERS, counters)
 
     def load(self, folder: Path) -> None:
         """Go on from a folder that `save` wrote, with the same items and settings."""
         counters: dict[str, Any] = json.loads((folder / COUNTERS).read_text(encoding="utf-8"))
         put(self._trained, load_file(folder / LAST))
         self.best = load_file(folder / BEST)
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in load_file(folder / OPTIMISER).items():
-            index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = value
-        groups = self._optimiser.state_dict()["param_groups"]
-        self._optimiser.load_state_dict({"state": state, "param_groups": groups})
+        restore_optimiser(self._optimiser, load_file(folder / STATE_FILE))
         self.step_number, self.history = counters["step_number"], counters["history"]
         self._epoch_loss, self._epoch_seconds, least = counters["epoch"]
         self._least = float("inf") if least is None else least
@@ -153,12 +142,8 @@ class CalibrationTrainer:
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         total = sum_over_workers(self._parameters, total)
-        clip_grad_norm_(self._parameters, MAX_GRAD_NORM, error_if_nonfinite=True)
         share = rate_share(self.step_number, self.steps, self.config.warmup)
-        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
-            group["lr"] = rate * share
-        self._optimiser.step()
-        self._optimiser.zero_grad()
+        clipped_step(self._optimiser, [rate * share for rate in self._rates])
         return float(total)
 
     def _end_epoch(self, epoch: int, started: float) -> None:

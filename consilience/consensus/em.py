@@ -22,7 +22,8 @@ from consilience.consensus.truncated_normal import (
     mean_sd,
 )
 from consilience.errors import UserError
-from consilience.tables import RELIABILITY, column_names
+from consilience.table_schema import column_names
+from consilience.tables import RELIABILITY
 
 Floats = NDArray[np.float64]
 Step = Callable[[Parameters | None], Statistics]

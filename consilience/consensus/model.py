@@ -1,6 +1,5 @@
 """A fitted consensus as an artefact: what was learned, in a JSON file, ready to judge new items."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from consilience.consensus.past import Past
 from consilience.consensus.posterior import Parameters, Shard, Statistics
 from consilience.consensus.truncated_normal import jeffreys_divergence, mean_sd
 from consilience.errors import UserError
-from consilience.files import write_json
+from consilience.files import read_json, write_json
 
 Floats = NDArray[np.float64]
 
@@ -151,15 +150,7 @@ class ConsensusModel:
         Raises:
             UserError: no such file, or not a consensus model of this version, or damaged.
         """
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file; expected a consensus_model.json") from None
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-        except ValueError:
-            raise UserError(f"{path}: not JSON; expected a consensus_model.json") from None
-        file = parse_config(_ModelFile, raw, str(path))
+        file = parse_config(_ModelFile, read_json(path, "a consensus_model.json"), str(path))
         T, M = len(file.theories), len(file.annotators)
         G = 1 if file.settings.parameters == "pooled" else T
         parameters = _arrays(file.parameters, {"mu": (2, G, M), "sigma": (2, G, M), "prior": (T,)}, path)

@@ -13,7 +13,8 @@ import pyarrow as pa
 from consilience.datasets.fields import name_field, text_field
 from consilience.errors import UserError
 from consilience.readers import RowError, read_rows
-from consilience.tables import GOLD, conform
+from consilience.table_schema import conform
+from consilience.tables import GOLD
 
 SOURCE = "aita"
 THEORY = "commonsense"

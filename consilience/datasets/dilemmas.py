@@ -17,7 +17,8 @@ from consilience.datasets.fields import name_field, text_field
 from consilience.errors import UserError
 from consilience.files import atomic_path
 from consilience.readers import RowError, read_rows
-from consilience.tables import DILEMMAS, REJECTED, TableSchema, conform, required
+from consilience.table_schema import TableSchema, conform, required
+from consilience.tables import DILEMMAS, REJECTED
 
 _CHUNK = 4_096
 

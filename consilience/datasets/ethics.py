@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from consilience.errors import UserError
 from consilience.readers import read_batches
-from consilience.tables import DILEMMAS, GOLD, PAIRS, VOTES, Column, TableSchema, column_names, conform
+from consilience.table_schema import Column, TableSchema, column_names, conform, text
+from consilience.tables import DILEMMAS, GOLD, PAIRS, VOTES
 
 SOURCE = "ethics"
 _SEPARATOR = " [SEP] "
@@ -21,17 +22,17 @@ def _format(name: str, *columns: Column) -> TableSchema:
     return TableSchema(f"ETHICS {name}", columns, ())
 
 
-_LABEL = Column("label", pa.string(), choices=("0", "1"))
-_SCENARIO = Column("scenario", pa.string())
-_INPUT = Column("input", pa.string())
+_LABEL = text("label", choices=("0", "1"))
+_SCENARIO = text("scenario")
+_INPUT = text("input")
 _FORMATS = {
     "justice": _format("justice", _LABEL, _SCENARIO),
-    "deontology": _format("deontology", _LABEL, _SCENARIO, Column("excuse", pa.string())),
+    "deontology": _format("deontology", _LABEL, _SCENARIO, text("excuse")),
     "virtue": _format("virtue", _LABEL, _SCENARIO),
-    "cm": _format("commonsense", _LABEL, _INPUT, Column("is_short", pa.string(), choices=("True", "False"))),
+    "cm": _format("commonsense", _LABEL, _INPUT, text("is_short", choices=("True", "False"))),
 }
 _AMBIGUOUS = _format("commonsense", _INPUT)
-_PLEASANT = _format("utilitarianism", Column("more_pleasant", pa.string()), Column("less_pleasant", pa.string()))
+_PLEASANT = _format("utilitarianism", text("more_pleasant"), text("less_pleasant"))
 
 
 def read_scenarios(path: Path) -> tuple[pa.Table, pa.Table | None]:

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 from consilience.datasets.scale import HigherIs, Scale, scale_column, to_acceptability
 from consilience.errors import UserError
 from consilience.readers import read_batches
-from consilience.tables import ANNOTATIONS, GOLD, Column, TableSchema, conform, read_table
+from consilience.table_schema import TableSchema, conform, read_table, text
+from consilience.tables import ANNOTATIONS, GOLD
 from consilience.theories import pick_theories
 
 AFTER = "after:"
@@ -47,7 +48,7 @@ def read_matrix(
         raise UserError(f"{path}: column '{repeated}' is named twice among item, annotators and human")
     schema = TableSchema(
         "score matrix",
-        (Column(item_column, pa.string()), *(scale_column(name, scale) for name in numbers)),
+        (text(item_column), *(scale_column(name, scale) for name in numbers)),
         (item_column,),
     )
     matrix = read_table(path, schema)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from consilience.tables import VALUE_EXAMPLES, Column, TableSchema, conform, read_table
+from consilience.table_schema import TableSchema, conform, count, read_table, text
+from consilience.tables import VALUE_EXAMPLES
 
 SOURCE = "mfrc"
 FOUNDATIONS = {
@@ -23,9 +24,9 @@ LEAST_ANNOTATORS = 2
 _FORMAT = TableSchema(
     "MFRC counts",
     (
-        Column("ID", pa.string()),
-        Column("text", pa.string()),
-        *(Column(name, pa.int64(), low=0) for names in FOUNDATIONS.values() for name in names),
+        text("ID"),
+        text("text"),
+        *(count(name) for names in FOUNDATIONS.values() for name in names),
     ),
     ("ID",),
 )

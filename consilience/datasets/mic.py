@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from consilience.errors import UserError
 from consilience.readers import read_batches
-from consilience.tables import QUESTIONS, Column, TableSchema, column_names, conform
+from consilience.table_schema import TableSchema, column_names, conform, text
+from consilience.tables import QUESTIONS
 from consilience.theories import VALUE_NAMES
 
 _LIBERTY = "liberty"  # MIC's sixth foundation; CMVA-GS (arXiv 2403.12805) does not use it
@@ -20,10 +21,10 @@ _SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 _FORMAT = TableSchema(
     "MIC",
     (
-        Column("Q", pa.string()),
-        Column("moral", pa.string(), nullable=True),
-        Column("worker_answer", pa.string(), nullable=True),
-        Column("split", pa.string(), choices=tuple(_SPLITS)),
+        text("Q"),
+        text("moral", nullable=True),
+        text("worker_answer", nullable=True),
+        text("split", choices=tuple(_SPLITS)),
     ),
     (),
 )

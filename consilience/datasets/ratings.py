@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from consilience.datasets.scale import HigherIs, Scale, scale_column, to_acceptability
-from consilience.tables import ANNOTATIONS, GOLD, Column, TableSchema, check_key, conform, read_table
+from consilience.table_schema import Column, TableSchema, check_key, conform, read_table, text
+from consilience.tables import ANNOTATIONS, GOLD
 from consilience.theories import pick_theories
 
 
@@ -30,7 +31,7 @@ def read_ratings(
             of an item by an annotator, an unknown theory, or a file that cannot be read.
     """
     pick_theories([theory])
-    annotator = Column(annotator_column, pa.string())
+    annotator = text(annotator_column)
     ratings, items, scores = _read(path, item_columns, (annotator,), scale_column(score_column, scale))
     columns = {
         "item_id": items,
@@ -63,7 +64,7 @@ def read_gold(
 def _read(
     path: Path, item_columns: Sequence[str], more_key: tuple[Column, ...], number: Column
 ) -> tuple[pa.Table, pa.ChunkedArray, pa.ChunkedArray]:
-    key = (*(Column(name, pa.string()) for name in item_columns), *more_key)
+    key = (*(text(name) for name in item_columns), *more_key)
     table = read_table(path, TableSchema("ratings", (*key, number), tuple(column.name for column in key)))
     items = pc.binary_join_element_wise(*(table.column(name) for name in item_columns), "/")
     return table, items, table.column(number.name)

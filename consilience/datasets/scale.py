@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from consilience.errors import UserError
-from consilience.tables import Column
+from consilience.table_schema import Column, number
 
 HigherIs = Literal["acceptable", "wrong"]
 Scale = tuple[float, float]
@@ -21,7 +21,7 @@ def scale_column(name: str, scale: Scale) -> Column:
     low, high = scale
     if not low < high:
         raise UserError(f"scale [{low:g}, {high:g}]: expected the low end below the high end")
-    return Column(name, pa.float64(), nullable=True, low=low, high=high)
+    return number(name, nullable=True, low=low, high=high)
 
 
 def to_acceptability(values: pa.ChunkedArray, scale: Scale, higher_is: HigherIs) -> pa.ChunkedArray:

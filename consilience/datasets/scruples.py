@@ -11,7 +11,8 @@ import pyarrow as pa
 from consilience.datasets.fields import shown, text_field
 from consilience.errors import UserError
 from consilience.readers import RowError, read_rows
-from consilience.tables import DILEMMAS, PAIRS, VOTES, TableSchema, check_key, conform
+from consilience.table_schema import TableSchema, check_key, conform
+from consilience.tables import DILEMMAS, PAIRS, VOTES
 
 SOURCE = "scruples"
 ANECDOTE_OPTIONS = ("AUTHOR", "OTHER", "EVERYBODY", "NOBODY", "INFO")

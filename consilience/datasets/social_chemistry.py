@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from consilience.errors import UserError
 from consilience.readers import read_batches
-from consilience.tables import Column, TableSchema, column_names, conform
+from consilience.table_schema import TableSchema, column_names, conform, maybe, number, text
 from consilience.theories import VALUE_NAMES
 
 SOURCE = "social_chemistry"
@@ -27,12 +27,12 @@ FOUNDATIONS = {
 _FORMAT = TableSchema(
     "Social Chemistry",
     (
-        Column("situation-short-id", pa.string()),
-        Column("rot", pa.string()),
-        Column("rot-moral-foundations", pa.string(), nullable=True),
-        Column("action", pa.string(), nullable=True),
-        Column("action-moral-judgment", pa.float64(), nullable=True, low=-2.0, high=2.0),
-        Column("rot-bad", pa.string(), optional=True, nullable=True, choices=("0", "1")),
+        text("situation-short-id"),
+        text("rot"),
+        text("rot-moral-foundations", nullable=True),
+        text("action", nullable=True),
+        number("action-moral-judgment", nullable=True, low=-2.0, high=2.0),
+        maybe(text("rot-bad", choices=("0", "1"))),
     ),
     (),
 )

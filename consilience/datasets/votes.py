@@ -4,7 +4,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from consilience.errors import UserError
-from consilience.tables import GOLD, VOTES, conform
+from consilience.table_schema import conform
+from consilience.tables import GOLD, VOTES
 
 THEORY = "commonsense"
 ACCEPTABLE = ("OTHER", "NOBODY", "acceptable")

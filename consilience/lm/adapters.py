@@ -1,11 +1,13 @@
 """Adapters (LoRA) on a model: written as PEFT writes them, read without running anything that they bring."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, TaskType, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
@@ -47,30 +49,75 @@ def save_adapter(folder: Path, rank: int, alpha: int, weights: Mapping[str, torc
         save_file(plain, temporary, metadata={"format": "pt", _BASE: base_digest})
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapter:
+    """A plain LoRA adapter as it was found in a folder.
+
+    Attributes:
+        folder: where.
+        settings: only what decides its shape and scale.
+        weights: by PEFT's names.
+        base_digest: of the weights that it belongs on; None where it does not say.
+    """
+
+    folder: Path
+    settings: LoraConfig
+    weights: dict[str, torch.Tensor]
+    base_digest: str | None
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """The adapter in `folder`, in PEFT's format.
+
+    Raises:
+        UserError: there is none, or it is not a plain LoRA adapter.
+    """
+    try:
+        found = json.loads((folder / ADAPTER_SETTINGS).read_text(encoding="utf-8"))
+        if found["peft_type"] != "LORA" or found.get("use_dora"):
+            raise ValueError(f"{ADAPTER_SETTINGS}: not a plain LoRA adapter")
+        kept = {key: found[key] for key in _KEPT if key in found}
+        settings = LoraConfig(task_type=TaskType.CAUSAL_LM, inference_mode=True, **kept)
+        with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
+            base_digest = (file.metadata() or {}).get(_BASE)
+        return Adapter(folder, settings, load_file(folder / ADAPTER_WEIGHTS), base_digest)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: no adapter can be read: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
+def fitting(adapter: Adapter) -> Iterator[None]:
+    """Turn what PEFT raises where a model has no place for `adapter` into a UserError."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(
+            f"{adapter.folder}: an adapter of another base than this model: {' '.join(str(error).split())}"
+        ) from None
+
+
+def fill(model: PeftModel, adapter: Adapter, name: str = "default") -> None:
+    """Give the adapter called `name` on `model` the weights that were read.
+
+    Raises:
+        ValueError: they have other names or shapes.
+    """
+    own = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    if {key: x.shape for key, x in own.items()} != {key: x.shape for key, x in adapter.weights.items()}:
+        raise ValueError("its weights have other names or shapes")
+    set_peft_model_state_dict(model, adapter.weights, adapter_name=name)
+
+
 def put_on(model: PreTrainedModel, folder: Path, base_digest: str) -> None:
     """Put the adapter in `folder` on `model`, in place and frozen.
 
     Raises:
         UserError: no plain LoRA adapter in `folder`, or one for another base.
     """
-    try:
-        found = json.loads((folder / ADAPTER_SETTINGS).read_text(encoding="utf-8"))
-        if found["peft_type"] != "LORA" or found.get("use_dora"):
-            raise ValueError(f"{ADAPTER_SETTINGS}: not a plain LoRA adapter")
-        settings = LoraConfig(task_type=TaskType.CAUSAL_LM, **{key: found[key] for key in _KEPT if key in found})
-        weights = load_file(folder / ADAPTER_WEIGHTS)
-        with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
-            made_for = (file.metadata() or {}).get(_BASE, base_digest)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: no adapter can be read: {' '.join(str(error).split())}") from None
-    if made_for != base_digest:
-        raise UserError(f"{folder}: an adapter of another base than this model; expected weights {made_for[:12]}")
-    try:
-        adapted = get_peft_model(model, settings)
-    except ValueError as error:
-        raise UserError(f"{folder}: an adapter of another base: {' '.join(str(error).split())}") from None
-    own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    if {name: each.shape for name, each in own.items()} != {name: each.shape for name, each in weights.items()}:
-        raise UserError(f"{folder}: an adapter of another base than this model; its weights have other names or shapes")
-    set_peft_model_state_dict(adapted, weights)
+    adapter = read_adapter(folder)
+    with fitting(adapter):
+        if adapter.base_digest is not None and adapter.base_digest != base_digest:
+            raise ValueError(f"it belongs on weights {adapter.base_digest[:12]}")
+        adapted = get_peft_model(model, adapter.settings)
+        fill(adapted, adapter)
     adapted.requires_grad_(False)

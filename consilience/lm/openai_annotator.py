@@ -16,6 +16,8 @@ from consilience.theories import THEORIES, Theory
 
 _TEMPLATE_TOKENS = 256
 """Tokens that a server may add to the messages: roles, and the system text of some chat templates."""
+_MARK = re.compile(r"<(?=[/|\uff5c]?[^\W\d_])|\[(?=/?[A-Z_]+\])")
+"""How the control tokens of chat templates begin: <|im_end|>, <start_of_turn>, </s>, [INST]."""
 
 
 class OpenAIAnnotator(AnnotatorBlock):
@@ -86,9 +88,11 @@ def request_body(config: OpenAIAnnotator, dilemma: str, theory: Theory) -> dict[
     """The request for one judgement.
 
     The words are those that local models read (`prompts.task`): the dilemma in a block of the user's turn that it
-    cannot close, the theory last, so that a server with a prefix cache reads each dilemma once.
+    cannot close, the theory last, so that a server with a prefix cache reads each dilemma once. Servers there are that
+    read a control token wherever its letters stand; so what could be one begins with another bracket.
     """
-    user = task(dilemma, question(theory, config.elicitation))
+    unmarked = _MARK.sub(lambda mark: "\u2039" if mark[0] == "<" else "\u2045", dilemma)
+    user = task(unmarked, question(theory, config.elicitation))
     persona = [{"role": "system", "content": f"You are {config.persona}."}] if config.persona else []
     return {
         "model": config.model,

@@ -6,6 +6,8 @@ a chat template is recognised.
 """
 
 import re
+from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
@@ -55,9 +57,32 @@ def encode(tokeniser: "PreTrainedTokenizerBase", text: str, after: str = "", **o
     return ids[len(lead) :]
 
 
-def encode_data(tokeniser: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Token ids of text that is data, on a line of its own: what looks like a control token is read as letters."""
-    return encode(tokeniser, text, after="\n", split_special_tokens=True)
+def encode_data(tokeniser: "PreTrainedTokenizerBase", text: str, after: str = "\n") -> list[int]:
+    """Token ids of text that is data, where it follows `after`: what looks like a control token is read as letters.
+
+    `split_special_tokens` does that for tokens flagged as special. Some models' turn marks have no such flag, and a
+    unigram tokeniser has its control tokens among its words: a text that gives one is read in two pieces, parted behind
+    the first letter of the mark.
+    """
+    ids = encode(tokeniser, text, after, split_special_tokens=True)
+    marks = _marks(tokeniser)
+    found = [
+        marks[token] for token in set(ids) & marks.keys() if token != tokeniser.unk_token_id or marks[token] in text
+    ]
+    if not found or len(text) < 2:
+        return ids
+    cuts = {place.start() + 1 for mark in found for place in re.finditer(f"(?={re.escape(mark)})", text)}
+    # Letter by letter where no mark stands as written: one that is found in the text as the tokeniser normalises it.
+    places = [0, *sorted(cuts or range(1, len(text))), len(text)]
+    first, *rest = [text[start:end] for start, end in pairwise(places)]
+    return encode_data(tokeniser, first, after) + [token for piece in rest for token in encode_data(tokeniser, piece)]
+
+
+@lru_cache(maxsize=8)
+def _marks(tokeniser: "PreTrainedTokenizerBase") -> dict[int, str]:
+    """What is in the vocabulary beside the words: control tokens and the like, but not runs of spaces."""
+    added = {token: str(mark) for token, mark in tokeniser.added_tokens_decoder.items()}
+    return {token: mark for token, mark in added.items() if len(mark) > 1 and not mark.isspace()}
 
 
 def chat_form(tokeniser: "PreTrainedTokenizerBase", user: str, system: str | None) -> str:

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from consilience.errors import UserError
 from consilience.lm.annotators import SyntheticAnnotator
 from consilience.lm.scorer import FAILED, OK, Scores
-from consilience.tables import ANNOTATIONS, DILEMMAS, read_table
+from consilience.table_schema import read_table
+from consilience.tables import ANNOTATIONS, DILEMMAS
 from consilience.theories import Theory
 
 RECORDED = ("copycat", "inverted", "recorded")

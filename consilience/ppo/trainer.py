@@ -2,7 +2,6 @@
 
 import json
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +14,12 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
+from torch.nn.utils import clip_grad_norm_
 
 from consilience.errors import UserError
-from consilience.files import write_json
+from consilience.files import atomic_folder, write_json
+from consilience.gradients import sum_over_workers
+from consilience.optimiser_state import STATE_FILE, optimiser_tensors, restore_optimiser
 from consilience.ppo import losses
 from consilience.ppo.policy import Policy
 from consilience.ppo.rewards import Reward, TokenReward, call_reward, call_token_reward
@@ -159,15 +160,11 @@ class PPOTrainer:
         """
         if folder.exists():
             raise UserError(f"{folder}: exists already; expected a new folder for a checkpoint")
-        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.mkdir(parents=True)
-        self.policy.save(temporary)
-        state = self._optimiser.state_dict()["state"]
-        tensors = {f"{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
-        save_file(tensors, temporary / "optimiser.safetensors")
-        counters = {"update": self.update, "kl_coef": self.kl_coef, "history": self.history}
-        write_json(temporary / "trainer.json", {"config": self.config.model_dump(mode="json"), **counters})
-        temporary.rename(folder)
+        with atomic_folder(folder) as new:
+            self.policy.save(new)
+            save_file(optimiser_tensors(self._optimiser), new / STATE_FILE)
+            counters = {"update": self.update, "kl_coef": self.kl_coef, "history": self.history}
+            write_json(new / "trainer.json", {"config": self.config.model_dump(mode="json"), **counters})
 
     def load(self, folder: Path) -> None:
         """Go on from a folder that `save` wrote: the next update is the one that would have followed.
@@ -184,12 +181,7 @@ class PPOTrainer:
                 found = counters["config"].get(key)
                 raise UserError(f"{folder}: made with {key} {found!r}; expected {value!r} as in this run's config")
         self.policy.load(folder)
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in load_file(folder / "optimiser.safetensors").items():
-            index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = value
-        groups = self._optimiser.state_dict()["param_groups"]
-        self._optimiser.load_state_dict({"state": state, "param_groups": groups})
+        restore_optimiser(self._optimiser, load_file(folder / STATE_FILE))
         self.update, self.kl_coef, self.history = (counters[key] for key in ("update", "kl_coef", "history"))
 
     def _check(self) -> None:
@@ -283,13 +275,14 @@ class PPOTrainer:
             order = self._rng(_MINIBATCHES, self.update, epoch).permutation(config.batch_size)
             for minibatch in order.reshape(-1, config.minibatch_size):
                 tokens = mask[torch.from_numpy(minibatch)].sum()
+                sums = torch.zeros_like(totals)
                 for rows in self._microbatches(mask, minibatch[self._rank :: self._workers]):
-                    loss, sums = self._losses(episodes, advantages, returns, rows)
+                    loss, parts = self._losses(episodes, advantages, returns, rows)
                     (loss / tokens).backward()  # type: ignore[no-untyped-call]
-                    totals += sums / tokens
-                norms.append(self._descend())
-        if self._workers > 1:
-            dist.all_reduce(totals)
+                    sums += parts / tokens
+                norm, sums = self._descend(sums)
+                norms.append(norm)
+                totals += sums
         names = ("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction", "approx_kl")
         means = (totals / len(norms)).tolist()
         return {**dict(zip(names, means, strict=True)), "grad_norm": sum(norms) / len(norms)}
@@ -323,18 +316,14 @@ class PPOTrainer:
         by_length = chosen[mask[chosen].sum(1).argsort(stable=True)]
         yield from torch.split(by_length, self.config.microbatch_size)
 
-    def _descend(self) -> float:
-        """One optimiser step on the workers' summed gradients. Returns their norm."""
+    def _descend(self, sums: Tensor) -> tuple[float, Tensor]:
+        """One optimiser step on the workers' summed gradients. Returns their norm, and `sums` over the workers."""
         parameters = list(self.policy.trainable.values())
-        if self._workers > 1:
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            total = parameters_to_vector(gradients)
-            dist.all_reduce(total)
-            vector_to_parameters(total, gradients)
+        sums = sum_over_workers(parameters, sums)
         norm = clip_grad_norm_(parameters, self.config.max_grad_norm, error_if_nonfinite=True)
         self._optimiser.step()
         self._optimiser.zero_grad()
-        return float(norm)
+        return float(norm), sums
 
     def _gather(self, share: Tensor) -> Tensor:
         """All workers' shares of a batch, in the order of its episodes."""

@@ -4,7 +4,6 @@
 edited file is noticed; it names the base model by the digest of its weights, so they go on no other.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from consilience.config import Config, parse_config
 from consilience.errors import UserError
-from consilience.files import atomic_path, digest_file, digest_json, write_json
+from consilience.files import atomic_path, digest_file, digest_json, read_json, write_json
 from consilience.lm.annotator_block import Elicitation
 from consilience.lm.language_model import LanguageModel
 from consilience.lm.sources import ModelFiles
@@ -123,14 +122,7 @@ class Artefact:
 
 
 def _read_description(path: Path) -> Description:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; theory tokens are a .safetensors and a .json side by side") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object")
+    content = read_json(path, "the description of theory tokens, beside their .safetensors")
     digest = content.pop("digest", None)
     about = parse_config(Description, content, str(path))
     if digest != digest_json(content):

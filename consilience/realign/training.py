@@ -17,6 +17,7 @@ from torch.optim import AdamW
 
 from consilience.files import write_json
 from consilience.gradients import sum_over_workers
+from consilience.optimiser_state import optimiser_tensors, restore_optimiser
 from consilience.realign.objective import Head, bernoulli_js, cosine_distance
 from consilience.realign.reader import Reader
 from consilience.realign.settings import TrainingConfig
@@ -91,24 +92,16 @@ class _ArmState:
         found = {"rows": self.rows.detach(), "best.rows": self.best.rows}
         found |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
         found |= {f"best.head.{name}": value for name, value in self.best.head.state_dict().items()}
-        for index, state in self.optimiser.state_dict()["state"].items():
-            found |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
+        found |= {f"optimiser.{name}": value for name, value in optimiser_tensors(self.optimiser).items()}
         return {name: value.contiguous().clone() for name, value in found.items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        def part(name: str) -> dict[str, Tensor]:
-            return {key.removeprefix(name): value for key, value in tensors.items() if key.startswith(name)}
-
         with torch.no_grad():
             self.rows.copy_(tensors["rows"])
-        self.head.load_state_dict(part("head."))
+        self.head.load_state_dict(_part(tensors, "head."))
         self.best.rows.copy_(tensors["best.rows"])
-        self.best.head.load_state_dict(part("best.head."))
-        state = self.optimiser.state_dict()
-        for key, value in part("optimiser.").items():
-            index, name = key.split(".")
-            state["state"].setdefault(int(index), {})[name] = value
-        self.optimiser.load_state_dict(state)
+        self.best.head.load_state_dict(_part(tensors, "best.head."))
+        restore_optimiser(self.optimiser, _part(tensors, "optimiser."))
 
 
 class PairTrainer:

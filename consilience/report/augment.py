@@ -1,20 +1,18 @@
 """The page and the terminal table of a grown table: every generator judged on the same real rows."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from consilience.errors import UserError
-from consilience.files import write_text
-from consilience.report.environment import environment
+from consilience.files import read_json
+from consilience.report.environment import write_page
 from consilience.report.text import number, percent
 from consilience.runs import read_manifest
+from consilience.tabular.table_files import file_like
 
 ASSESSMENTS = "assessments.json"
 """By system, in the page's order, what `Assessment.to_json` gives; 'real' are the training rows themselves."""
@@ -52,35 +50,30 @@ def write_report(folder: Path) -> Path:
     """
     manifest, found = read_manifest(folder), _assessments(folder)
     method = manifest["config"]["method"]
-    page = (
-        environment()
-        .get_template("augment.html.jinja")
-        .render(
-            manifest=manifest,
-            folder=folder.resolve().name,
-            found=found,
-            method=method,
-            own=found[method],
-            systems={name: SYSTEMS.get(name, name) for name in found},
-            measures=[measure for measure in MEASURES if f"utility_{measure}" in found[method]["figures"]],
-            titles=MEASURES,
-            learners=LEARNERS,
-            panels=[_panel(shape) for shape in sorted(found[method]["shapes"], key=_score)],
-            config=yaml.safe_dump(manifest["config"], sort_keys=False, allow_unicode=True, width=100),
-        )
+    return write_page(
+        folder,
+        "augment.html.jinja",
+        found=found,
+        method=method,
+        own=found[method],
+        systems={name: SYSTEMS.get(name, name) for name in found},
+        measures=[measure for measure in MEASURES if f"utility_{measure}" in found[method]["figures"]],
+        titles=MEASURES,
+        learners=LEARNERS,
+        panels=[_panel(shape) for shape in sorted(found[method]["shapes"], key=_score)],
     )
-    write_text(folder / "report.html", page)
-    return folder / "report.html"
 
 
 def print_augmentation(folder: Path, console: Console) -> None:
-    """Print the headline figures of every system, what the synthetic rows give away, and where the report is."""
-    method, found = read_manifest(folder)["config"]["method"], _assessments(folder)
-    table = Table(box=SIMPLE_HEAD, title="Judged on held-out real rows", title_justify="left", pad_edge=False)
+    """Print the headline figures of every system, what the synthetic rows give away, and where rows and report are."""
+    config, found = read_manifest(folder)["config"], _assessments(folder)
+    method = config["method"]
+    title = "Judged on held-out real rows"
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, collapse_padding=True)
     measure = next((each for each in ("roc_auc", "r2") if f"utility_{each}" in found[method]["figures"]), None)
     titles = [] if measure is None else [f"utility, {MEASURES[measure]}"]
     for column in ("system", *titles, "discriminator", "column shapes", "pair trends", "copies", "membership"):
-        table.add_column(column, justify="left" if column == "system" else "right")
+        table.add_column(column, justify="left" if column == "system" else "right", no_wrap=column == "system")
     for system, each in found.items():
         figures = each["figures"]
         keys = ([] if measure is None else [f"utility_{measure}"]) + [
@@ -97,15 +90,13 @@ def print_augmentation(folder: Path, console: Console) -> None:
     console.print(f"copies among held-out real rows: {percent(found[method]['figures']['exact_copies_held_out'])}")
     for leak in found[method]["leaks"]:
         console.print(Text(f"gives away training rows: {leak}", style="yellow"))
-    console.print(Text.assemble("report: ", (str(folder / "report.html"), "bold")), soft_wrap=True)
+    written = folder / file_like(Path(config["data"]), "rows")
+    for name, path in (("rows", written), ("report", folder / "report.html")):
+        console.print(Text.assemble(f"{name}: ", (str(path), "bold")), soft_wrap=True)
 
 
 def _assessments(folder: Path) -> Assessments:
-    path = folder / ASSESSMENTS
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}; expected the figures of a finished augment run") from None
+    return read_json(folder / ASSESSMENTS, "the figures of a finished augment run")
 
 
 def _score(shape: dict[str, Any]) -> float:

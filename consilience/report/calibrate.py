@@ -1,23 +1,21 @@
 """The page and the terminal table of a calibration: every system beside every other on the same held-out items."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from consilience.files import write_text
-from consilience.report.environment import environment
+from consilience.report.environment import write_page
 from consilience.report.plots import people_reliability
 from consilience.report.text import number
 from consilience.runs import read_manifest
-from consilience.tables import CALIBRATE_METRICS, CALIBRATE_PREDICTIONS, read_table
+from consilience.table_schema import read_table
+from consilience.tables import CALIBRATE_METRICS, CALIBRATE_PREDICTIONS
 
 SYSTEMS = {
     "prior": "prior",
@@ -49,25 +47,16 @@ def write_report(folder: Path) -> Path:
     Raises:
         UserError: not such a run, or the page cannot be written.
     """
-    manifest = read_manifest(folder)
     curves = reliability_curves(read_table(folder / "calibrate_predictions.parquet", CALIBRATE_PREDICTIONS).to_pandas())
-    page = (
-        environment()
-        .get_template("calibrate.html.jinja")
-        .render(
-            manifest=manifest,
-            folder=folder.resolve().name,
-            summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")),
-            figures=_figures(folder),
-            systems=SYSTEMS,
-            metrics=METRICS,
-            plot=people_reliability(curves),
-            curves=curves.to_dict("records"),
-            config=yaml.safe_dump(manifest["config"], sort_keys=False, allow_unicode=True, width=100),
-        )
+    return write_page(
+        folder,
+        "calibrate.html.jinja",
+        figures=_figures(folder),
+        systems=SYSTEMS,
+        metrics=METRICS,
+        plot=people_reliability(curves),
+        curves=curves.to_dict("records"),
     )
-    write_text(folder / "report.html", page)
-    return folder / "report.html"
 
 
 def reliability_curves(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,5 @@
 """What a run folder holds, read for the report. Every table may be missing."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from consilience.errors import UserError
-from consilience.runs import read_manifest
+from consilience.runs import read_manifest, read_summary
+from consilience.table_schema import TableSchema, column_names, conform
 from consilience.tables import (
     AGREEMENT,
     ALIGNMENT,
@@ -29,15 +29,13 @@ from consilience.tables import (
     NOISE,
     REJECTED,
     RELIABILITY,
-    TableSchema,
-    column_names,
-    conform,
 )
 from consilience.theories import THEORY_NAMES
 
 SYNTHETIC = "synthetic"
 POOLED = "all"
 _NOT_SHOWN = ("fingerprint", "answer_mass")
+_MOST_TASKS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,10 @@ class RunContents:
     """A run folder: its manifest, its headline figures and its small tables; None where there is no such table.
 
     Rows are ordered as `annotators` lists them (synthetic controls last), theories as `THEORY_NAMES`, 'all' last.
+
+    Attributes:
+        consensus: of a table of over a million rows, about a million, in row groups evenly spaced.
+        tasks: rows of the table `consensus`, 0 where there is none.
     """
 
     folder: Path
@@ -52,6 +54,7 @@ class RunContents:
     summary: dict[str, Any]
     annotators: pd.DataFrame | None
     consensus: pd.DataFrame | None
+    tasks: int
     reliability: pd.DataFrame | None
     alignment: pd.DataFrame | None
     influence: pd.DataFrame | None
@@ -108,9 +111,10 @@ def read_contents(folder: Path) -> RunContents:
     return RunContents(
         folder=folder,
         manifest=read_manifest(folder),
-        summary=_read_summary(folder / "summary.json"),
+        summary=read_summary(folder),
         annotators=annotators,
-        consensus=_read(folder, CONSENSUS),
+        consensus=_read(folder, CONSENSUS, most=_MOST_TASKS),
+        tasks=_count(folder, CONSENSUS),
         reliability=read(RELIABILITY),
         alignment=read(ALIGNMENT),
         influence=read(INFLUENCE),
@@ -184,13 +188,19 @@ def _ordered(frame: pd.DataFrame, annotators: list[str]) -> pd.DataFrame:
     return frame.iloc[np.lexsort(keys[::-1])].reset_index(drop=True)
 
 
-def _read(folder: Path, schema: TableSchema, items: list[str] | None = None) -> pd.DataFrame | None:
-    """A table of the folder (one file, or a folder of parts), of it only `items` if given; None if absent or empty."""
-    path = next((p for p in (folder / f"{schema.name}.parquet", folder / schema.name) if p.exists()), None)
-    if path is None:
+def _read(
+    folder: Path, schema: TableSchema, items: list[str] | None = None, most: int | None = None
+) -> pd.DataFrame | None:
+    """A table of the folder (one file, or a folder of parts); None if absent or empty.
+
+    Of it only `items` if given, and about `most` rows.
+    """
+    if (path := _find(folder, schema)) is None:
         return None
     try:
         dataset = ds.dataset(path, format="parquet")
+        if most is not None and dataset.count_rows() > most:
+            dataset = _thinned(dataset, most)
         columns = [name for name in column_names(schema) if name in dataset.schema.names and name not in _NOT_SHOWN]
         table = dataset.to_table(columns, filter=None if items is None else pc.field("item_id").isin(items))
     except (pa.ArrowInvalid, OSError) as error:
@@ -200,13 +210,19 @@ def _read(folder: Path, schema: TableSchema, items: list[str] | None = None) -> 
     return conform(table, schema, str(path)).to_pandas()
 
 
-def _read_summary(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(summary, dict):
-        raise UserError(f"{path}: expected an object of headline figures")
-    return summary
+def _find(folder: Path, schema: TableSchema) -> Path | None:
+    return next((path for path in (folder / f"{schema.name}.parquet", folder / schema.name) if path.exists()), None)
+
+
+def _count(folder: Path, schema: TableSchema) -> int:
+    """Rows of a table that can be read; 0 if it is absent."""
+    path = _find(folder, schema)
+    return 0 if path is None else ds.dataset(path, format="parquet").count_rows()
+
+
+def _thinned(dataset: ds.FileSystemDataset, rows: int) -> ds.FileSystemDataset:
+    """Row groups of `dataset`, evenly spaced, of about `rows` rows in all."""
+    groups = [group for file in dataset.get_fragments() for group in file.split_by_row_group()]
+    count = max(1, round(len(groups) * rows / dataset.count_rows()))
+    chosen = np.linspace(0, len(groups) - 1, count).astype(int)
+    return ds.FileSystemDataset([groups[k] for k in chosen], dataset.schema, dataset.format)

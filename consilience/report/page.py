@@ -108,6 +108,8 @@ def _consensus(contents: RunContents) -> Section:
             for name, column in values.items()
         ],
         "is_mean": contents.summary.get("stopped") == "two_annotators",
+        "shown": len(frame),
+        "tasks": contents.tasks,
     }
 
 

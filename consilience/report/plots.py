@@ -112,18 +112,16 @@ def correlation(matrix: pd.DataFrame, name: str, alt: str) -> str:
 
 
 def calibration(curves: pd.DataFrame) -> str:
-    """Share of people against the consensus of three methods, in bins; the diagonal is perfect calibration."""
+    """Share of people against the consensus of three methods, in bins; the diagonal is perfect calibration.
+
+    `curves` is the table `calibration`.
+    """
     styles = {"mean": ("plain mean", ORANGE, "s"), "em": ("EM", MUTED, "^"), "calibrated": ("calibrated", BLUE, "o")}
-    with mpl.rc_context(_STYLE):
-        figure, axes = _canvas(400, 360)
-        axes.plot([0, 1], [0, 1], color=RULE, linewidth=1)
-        for method, (label, colour, marker) in styles.items():
-            rows = curves[curves["method"] == method].sort_values("consensus")
-            axes.plot(rows["consensus"], rows["people"], marker, color=colour, label=label, linestyle="-", linewidth=1)
-        _unit_axis(axes, "consensus, mean of a bin")
-        axes.set(ylim=(-0.02, 1.02), yticks=[0, 0.5, 1], yticklabels=["0", "0.5", "1"], ylabel="people's share")
-        _legend(figure, 3)
-        return _svg(figure, "calibration", "Share of people against the consensus in ten bins by method; see table.")
+    lines = [
+        (*style, curves.loc[curves["method"] == method, ["consensus", "people"]]) for method, style in styles.items()
+    ]
+    alt = "Share of people against the consensus in ten bins by method; see table."
+    return _people_against(lines, "consensus, mean of a bin", "calibration", alt)
 
 
 def people_reliability(curves: pd.DataFrame) -> str:
@@ -132,17 +130,24 @@ def people_reliability(curves: pd.DataFrame) -> str:
     `curves` has `system, p, people`, for the systems before, after and encoder.
     """
     styles = {"before": ("before", ORANGE, "s"), "after": ("after", BLUE, "o"), "encoder": ("encoder", MUTED, "^")}
+    lines = [(*style, curves.loc[curves["system"] == system, ["p", "people"]]) for system, style in styles.items()]
+    alt = "Share of people against a model's probability in ten bins; see table."
+    return _people_against(lines, "probability of an answer, mean of a bin", "people", alt)
+
+
+def _people_against(lines: list[tuple[str, str, str, pd.DataFrame]], across: str, name: str, alt: str) -> str:
+    """Lines (label, colour, marker, frame of x and share) beside the diagonal; one without points is left out."""
     with mpl.rc_context(_STYLE):
         figure, axes = _canvas(400, 360)
         axes.plot([0, 1], [0, 1], color=RULE, linewidth=1)
-        for system, (label, colour, marker) in styles.items():
-            rows = curves[curves["system"] == system].sort_values("p")
-            if len(rows):
-                axes.plot(rows["p"], rows["people"], marker, color=colour, label=label, linestyle="-", linewidth=1)
-        _unit_axis(axes, "probability of an answer, mean of a bin")
+        for label, colour, marker, frame in lines:
+            if len(frame):
+                x, people = frame.sort_values(frame.columns[0]).to_numpy().T
+                axes.plot(x, people, marker, color=colour, label=label, linestyle="-", linewidth=1)
+        _unit_axis(axes, across)
         axes.set(ylim=(-0.02, 1.02), yticks=[0, 0.5, 1], yticklabels=["0", "0.5", "1"], ylabel="people's share")
         _legend(figure, 3)
-        return _svg(figure, "people", "Share of people against a model's probability in ten bins; see table.")
+        return _svg(figure, name, alt)
 
 
 def losses(train: pd.DataFrame, validation: pd.DataFrame) -> str:

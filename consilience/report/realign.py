@@ -7,7 +7,8 @@ from markupsafe import Markup
 
 from consilience.report import plots
 from consilience.report.contents import RunContents
-from consilience.tables import REALIGNED_F1, REALIGNMENT, read_table
+from consilience.table_schema import read_table
+from consilience.tables import REALIGNED_F1, REALIGNMENT
 
 ARMS = {"raw": "raw model", "head": "head alone", "tokens": "head and tokens", "lambda0": "the same, lambda = 0"}
 

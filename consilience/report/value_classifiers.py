@@ -1,20 +1,18 @@
 """The page and the terminal table of trained value classifiers."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from consilience.files import write_text
-from consilience.report.environment import environment
+from consilience.report.environment import write_page
 from consilience.report.text import number
 from consilience.runs import read_manifest
-from consilience.tables import VALUE_CLASSIFIERS, VALUE_METRICS, read_table
+from consilience.table_schema import read_table
+from consilience.tables import VALUE_CLASSIFIERS, VALUE_METRICS
 from consilience.values.examples import ALL
 
 QUESTIONS = {
@@ -30,18 +28,12 @@ def write_report(folder: Path) -> Path:
     Raises:
         UserError: not such a run, or the page cannot be written.
     """
-    manifest = read_manifest(folder)
-    template = environment().get_template("value_classifiers.html.jinja")
-    page = template.render(
-        manifest=manifest,
-        folder=folder.resolve().name,
-        sections=_sections(folder, manifest),
+    return write_page(
+        folder,
+        "value_classifiers.html.jinja",
+        sections=_sections(folder, read_manifest(folder)),
         systems=SYSTEMS,
-        config=yaml.safe_dump(manifest["config"], sort_keys=False, allow_unicode=True, width=100),
-        summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")),
     )
-    write_text(folder / "report.html", page)
-    return folder / "report.html"
 
 
 def _sections(folder: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,21 +1,19 @@
 """The page and the terminal tables of an evaluation of agents and aggregators."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from consilience.files import write_text
-from consilience.report.environment import environment
+from consilience.report.environment import write_page
 from consilience.report.text import number
-from consilience.runs import read_manifest
-from consilience.tables import ANSWERS, QUESTIONS, read_table
+from consilience.runs import read_manifest, read_summary
+from consilience.table_schema import read_table
+from consilience.tables import ANSWERS, QUESTIONS
 from consilience.theories import VALUES
 from consilience.values.answer_settings import BASE
 from consilience.values.evaluation import BERTSCORE
@@ -67,45 +65,34 @@ def write_report(folder: Path) -> Path:
     Raises:
         UserError: not such a run, or the page cannot be written.
     """
-    manifest = read_manifest(folder)
     tables = _tables(folder)
-    page = (
-        environment()
-        .get_template("value_evaluation.html.jinja")
-        .render(
-            manifest=manifest,
-            folder=folder.resolve().name,
-            summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")),
-            caveat=CAVEAT,
-            tables=tables,
-            slices=_slices(tables),
-            overlaps=OVERLAPS,
-            overlap={
-                key: {row["measure"]: row for row in rows}
-                for key, rows in _grouped(tables, "overlap", "system").items()
-            },
-            wins={
-                key: {row["other"]: row for row in rows}
-                for key, rows in _grouped(tables, "win_rates", "system").items()
-            },
-            marks=_marks(tables),
-            compared=_compared(tables),
-            measures=MEASURES,
-            systems=SYSTEMS,
-            profiles=PROFILES,
-            examples=_examples(folder),
-            config=yaml.safe_dump(manifest["config"], sort_keys=False, allow_unicode=True, width=100),
-        )
+    return write_page(
+        folder,
+        "value_evaluation.html.jinja",
+        caveat=CAVEAT,
+        tables=tables,
+        slices=_slices(tables),
+        overlaps=OVERLAPS,
+        overlap={
+            key: {row["measure"]: row for row in rows} for key, rows in _grouped(tables, "overlap", "system").items()
+        },
+        wins={
+            key: {row["other"]: row for row in rows} for key, rows in _grouped(tables, "win_rates", "system").items()
+        },
+        marks=_marks(tables),
+        compared=_compared(tables),
+        measures=MEASURES,
+        systems=SYSTEMS,
+        profiles=PROFILES,
+        examples=_examples(folder),
     )
-    write_text(folder / "report.html", page)
-    return folder / "report.html"
 
 
 def print_evaluation(folder: Path, console: Console) -> None:
     """Print all tables for all questions together, the notes, the caveat, and where the report is."""
     tables = {name: [row for row in rows if row.get("profiles", ALL) == ALL] for name, rows in _tables(folder).items()}
     manifest = read_manifest(folder)
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary = read_summary(folder)
     tuned = [system for system in _compared(tables) if system.startswith("aggregator_")]
     for table in (
         _agents(tables["agent_gains"]),

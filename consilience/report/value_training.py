@@ -1,17 +1,15 @@
 """The pages of trained agents and of a trained aggregator."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
-from consilience.files import write_text
-from consilience.report.environment import environment
+from consilience.report.environment import write_page
 from consilience.report.plots import losses
 from consilience.runs import read_manifest
-from consilience.tables import AGENTS, ANSWERS, QUESTIONS, read_table
+from consilience.table_schema import read_table
+from consilience.tables import AGENTS, ANSWERS, QUESTIONS
 from consilience.values.question_data import describe_profiles
 
 EXAMPLES = 4
@@ -41,21 +39,12 @@ def write_aggregator_report(folder: Path) -> Path:
 
 
 def _write(folder: Path, template: str, **facts: Any) -> Path:
-    manifest = read_manifest(folder)
-    page = (
-        environment()
-        .get_template(template)
-        .render(
-            manifest=manifest,
-            folder=folder.resolve().name,
-            summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")),
-            profiles=describe_profiles(read_table(folder / "questions.parquet", QUESTIONS)),
-            config=yaml.safe_dump(manifest["config"], sort_keys=False, allow_unicode=True, width=100),
-            **facts,
-        )
+    return write_page(
+        folder,
+        template,
+        profiles=describe_profiles(read_table(folder / "questions.parquet", QUESTIONS)),
+        **facts,
     )
-    write_text(folder / "report.html", page)
-    return folder / "report.html"
 
 
 def _examples(folder: Path) -> list[dict[str, Any]]:

@@ -16,9 +16,9 @@ Method = Literal["ppo", "sft", "resample"]
 class FineTuneConfig(Config):
     """How the language model learns the rows, by AdamW on all its weights."""
 
-    epochs: int = Field(20, ge=1, description="passes over the rows, each in fresh column orders, at most")
-    patience: int = Field(3, ge=1, description="epochs without a lower validation loss before it stops")
-    batch_size: int = Field(32, ge=1, description="rows of one step, all workers together")
+    epochs: int = Field(30, ge=1, description="passes over the rows, each in fresh column orders, at most")
+    patience: int = Field(6, ge=1, description="epochs without a lower validation loss before it stops")
+    batch_size: int = Field(16, ge=1, description="rows of one step, all workers together")
     learning_rate: float = Field(2e-4, gt=0, description="at its highest")
     warmup: float = Field(
         0.05, ge=0, lt=1, description="share of the steps in which the rate rises; then it falls to 0"

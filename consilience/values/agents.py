@@ -1,20 +1,17 @@
 """Moral agents: adapters on one frozen base, each of which answers for one value; an aggregator is one more."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig
 
 from consilience.errors import UserError
+from consilience.lm.adapters import fill, fitting, read_adapter
 from consilience.lm.language_model import LanguageModel
 from consilience.ppo.rollout import pad_left
 from consilience.values.answer_settings import BASE, AnswerConfig
@@ -38,7 +35,7 @@ class Agents:
         """Put `adapters` (name to a folder in PEFT's format, such as a checkpoint of `PPOTrainer.save`) on `model`.
 
         Raises:
-            UserError: no adapters, a folder that holds none, or one of another base.
+            UserError: no adapters, a name that cannot be one, a folder that holds none, or one of another base.
         """
         if not adapters:
             raise UserError("adapters: none; expected at least one")
@@ -46,18 +43,18 @@ class Agents:
         self.names = tuple(adapters)
         ends = model.model.generation_config.eos_token_id
         self._ends = ends if isinstance(ends, list) else [ends]
-        read = {name: _read(name, folder) for name, folder in adapters.items()}
+        for name in self.names:
+            if name == BASE or "." in name:
+                raise UserError(f"adapter '{name}': not a name for one; expected none of '{BASE}' and no dot")
+        read = {name: read_adapter(folder) for name, folder in adapters.items()}
         first = self.names[0]
-        with _explained(adapters[first]):
-            self._peft = PeftModel(model.model, read[first][0], first, autocast_adapter_dtype=False)
-        for name, (settings, weights) in read.items():
-            with _explained(adapters[name]):
+        with fitting(read[first]):
+            self._peft = PeftModel(model.model, read[first].settings, first, autocast_adapter_dtype=False)
+        for name, adapter in read.items():
+            with fitting(adapter):
                 if name != first:
-                    self._peft.add_adapter(name, settings, autocast_adapter_dtype=False)
-                ours = get_peft_model_state_dict(self._peft, adapter_name=name, save_embedding_layers=False)
-                if {key: x.shape for key, x in weights.items()} != {key: x.shape for key, x in ours.items()}:
-                    raise ValueError("its weights have other names or shapes")
-                set_peft_model_state_dict(self._peft, weights, adapter_name=name)
+                    self._peft.add_adapter(name, adapter.settings, autocast_adapter_dtype=False)
+                fill(self._peft, adapter, name)
         self._peft.eval().requires_grad_(False)
 
     def answer(self, questions: Sequence[str], names: Sequence[str], config: AnswerConfig) -> list[str]:
@@ -132,28 +129,3 @@ def open_agents(*saved: SavedAdapters) -> Agents:
     for each in saved:
         check_saved(each)
     return Agents(load_own(saved[0].base), {name: place for each in saved for name, place in each.adapters.items()})
-
-
-def _read(name: str, folder: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
-    """Settings and weights of an adapter; only what decides its shape and scale is taken from its settings."""
-    if name == BASE or "." in name:
-        raise UserError(f"adapter '{name}': not a name for one; expected none of '{BASE}' and no dot")
-    keys = ("r", "lora_alpha", "target_modules", "use_rslora", "rank_pattern", "alpha_pattern")
-    try:
-        found = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        if found["peft_type"] != "LORA" or found.get("use_dora"):
-            raise ValueError("adapter_config.json: not a plain LoRA adapter")
-        kept = {key: found[key] for key in keys if key in found}
-        settings = LoraConfig(task_type=TaskType.CAUSAL_LM, inference_mode=True, **kept)
-        return settings, load_file(folder / "adapter_model.safetensors")
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: no adapter can be read: {' '.join(str(error).split())}") from None
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Turn what PEFT raises into a UserError."""
-    try:
-        yield
-    except ValueError as error:
-        raise UserError(f"{folder}: an adapter of another base than this: {' '.join(str(error).split())}") from None

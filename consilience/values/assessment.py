@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import precision_score, recall_score
 
-from consilience.intervals import Interval
+from consilience.intervals import Interval, or_none
 from consilience.theories import VALUE_NAMES
 from consilience.values.about import REFUSED, UNTRAINED, USABLE, Head
 from consilience.values.baseline import bag_of_words, majority
@@ -177,4 +177,4 @@ def _flat(quality: Quality) -> dict[str, float | None]:
 def _ends(name: str, found: Interval) -> dict[str, float | None]:
     """`name`, and with `_low` and `_high` the ends of its interval; None where not defined."""
     figures = {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-    return {key: None if np.isnan(figure) else float(figure) for key, figure in figures.items()}
+    return {key: or_none(figure) for key, figure in figures.items()}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from consilience.intervals import draw_situations, interval
+from consilience.intervals import draw_situations, interval, or_none
 from consilience.values.answer_settings import BASE
 from consilience.values.context import ContextKind
 from consilience.values.examples import ALL, HUMAN, PREDICTED
@@ -68,9 +68,9 @@ class Slice:
         found: Row = {}
         sure = self.situations(values) > 1
         for name, drawn in named.items():
-            found[name] = _known(drawn[0])
+            found[name] = or_none(drawn[0])
             ends = interval(drawn) if sure else None
-            found |= {f"{name}_{end}": _known(getattr(ends, end, None)) for end in ("low", "high")}
+            found |= {f"{name}_{end}": or_none(getattr(ends, end, None)) for end in ("low", "high")}
         return {**found, "n": self.count(values)}
 
 
@@ -142,7 +142,7 @@ def win_rows(part: Slice, scores: Scores, systems: Sequence[str]) -> list[Row]:
         ties = part.means(tied)[0]
         for place, (right, means) in enumerate(zip(others, part.means(won).T, strict=True)):
             figures = part.figures(won, win_rate=means)
-            tie = {"ties": _known(ties[place])}
+            tie = {"ties": or_none(ties[place])}
             rows.append({"profiles": part.name, "system": system, "other": systems[right], **figures, **tie})
     return rows
 
@@ -265,7 +265,3 @@ def _verdict(low: float | None, high: float | None) -> str:
     if low is not None and low >= 0:
         return "holds"
     return "fails" if high is not None and high < 0 else "open"
-
-
-def _known(figure: float | None) -> float | None:
-    return None if figure is None or not np.isfinite(figure) else float(figure)

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from consilience.datasets import moral_stories, social_chemistry
-from consilience.tables import Column, TableSchema, read_table
+from consilience.table_schema import TableSchema, read_table, text
 from consilience.theories import VALUE_NAMES
 from consilience.values.split import situation_key
 
@@ -34,10 +33,10 @@ def read_own(path: Path) -> pd.DataFrame:
     schema = TableSchema(
         "value texts",
         (
-            Column("value", pa.string(), choices=VALUE_NAMES),
-            Column("text", pa.string()),
-            Column("follows", pa.string(), choices=("0", "1")),
-            Column("situation", pa.string()),
+            text("value", choices=VALUE_NAMES),
+            text("text"),
+            text("follows", choices=("0", "1")),
+            text("situation"),
         ),
         ("value", "text"),
     )

@@ -66,5 +66,5 @@ def _frame(tokeniser: "PreTrainedTokenizerBase", user: str) -> str:
 def _encode(tokeniser: "PreTrainedTokenizerBase", piece: Data, before: str) -> list[int]:
     """Where it follows a label, with the space that parts them."""
     if before.endswith(":"):
-        return encode(tokeniser, f" {piece.line}", after=":", split_special_tokens=True)
+        return encode_data(tokeniser, f" {piece.line}", after=":")
     return encode_data(tokeniser, piece.line)

@@ -15,7 +15,8 @@ from consilience.datasets.moral_stories import read_moral_stories
 from consilience.datasets.social_chemistry import read_social_chemistry
 from consilience.errors import UserError
 from consilience.runs import read_manifest
-from consilience.tables import QUESTIONS, VALUE_EXAMPLES, check_key, conform, read_table
+from consilience.table_schema import check_key, conform, read_table
+from consilience.tables import QUESTIONS, VALUE_EXAMPLES
 from consilience.values.examples import FOLLOWS, HUMAN
 from consilience.values.questions import questions_from_stories, read_questions
 from consilience.values.split import SPLITS, TEST, part_of, situation_key

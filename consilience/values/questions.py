@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from consilience.datasets.mic import read_mic
 from consilience.errors import UserError
-from consilience.tables import QUESTIONS, conform, read_table
+from consilience.table_schema import conform, read_table
+from consilience.tables import QUESTIONS
 from consilience.theories import VALUE_NAMES
 from consilience.values.profile import Profile, parse_profile
 from consilience.values.split import SPLITS

@@ -2,7 +2,6 @@
 
 import json
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,16 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.nn.utils import clip_grad_norm_
 
 from consilience.errors import UserError
-from consilience.files import write_json
-from consilience.gradients import rate_share, sum_over_workers
+from consilience.files import atomic_folder, write_json
+from consilience.gradients import clipped_step, rate_share, sum_over_workers
+from consilience.optimiser_state import STATE_FILE, optimiser_tensors, restore_optimiser
 from consilience.theories import VALUE_NAMES
 from consilience.values.about import WEIGHTS
 from consilience.values.classifier import ValueClassifier
 from consilience.values.settings import FitConfig
 from consilience.values.split import TRAIN
-
-MAX_GRAD_NORM = 1.0
 
 
 class ClassifierTrainer:
@@ -100,30 +97,21 @@ class ClassifierTrainer:
 
     def save(self, folder: Path) -> None:
         """Write weights, optimiser state and counters (safetensors, JSON) as `folder`, whole or not at all."""
-        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.mkdir(parents=True)
-        save_file(self.model.state_dict(), temporary / WEIGHTS)
-        state = self._optimiser.state_dict()["state"]
-        tensors = {f"{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
-        save_file(tensors, temporary / "optimiser.safetensors")
-        counters = {
-            "step_number": self.step_number,
-            "history": self.history,
-            "epoch": [self._epoch_loss, self._epoch_seconds],
-        }
-        write_json(temporary / "trainer.json", counters)
-        temporary.rename(folder)
+        with atomic_folder(folder) as new:
+            save_file(self.model.state_dict(), new / WEIGHTS)
+            save_file(optimiser_tensors(self._optimiser), new / STATE_FILE)
+            counters = {
+                "step_number": self.step_number,
+                "history": self.history,
+                "epoch": [self._epoch_loss, self._epoch_seconds],
+            }
+            write_json(new / "trainer.json", counters)
 
     def load(self, folder: Path) -> None:
         """Go on from a folder that `save` wrote, with the same examples and settings."""
         counters: dict[str, Any] = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))
         self.model.load_state_dict(load_file(folder / WEIGHTS))
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in load_file(folder / "optimiser.safetensors").items():
-            index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = value
-        groups = self._optimiser.state_dict()["param_groups"]
-        self._optimiser.load_state_dict({"state": state, "param_groups": groups})
+        restore_optimiser(self._optimiser, load_file(folder / STATE_FILE))
         self.step_number, self.history = counters["step_number"], counters["history"]
         self._epoch_loss, self._epoch_seconds = counters["epoch"]
 
@@ -140,10 +128,6 @@ class ClassifierTrainer:
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         total = sum_over_workers(self._parameters, total)
-        clip_grad_norm_(self._parameters, MAX_GRAD_NORM, error_if_nonfinite=True)
         share = rate_share(self.step_number, self.steps, self.config.warmup)
-        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
-            group["lr"] = rate * share
-        self._optimiser.step()
-        self._optimiser.zero_grad()
+        clipped_step(self._optimiser, [rate * share for rate in self._rates])
         return float(total)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from consilience.intervals import Interval, draw_situations, interval
+from consilience.intervals import Interval, draw_situations, interval, norm_interval
 
 Floats = NDArray[np.float64]
 
@@ -44,8 +44,14 @@ class Bootstrap:
 
     def quality(self, scores: Floats) -> Quality:
         """Figures of (n,) probabilities."""
-        figures = (weighted_auc, weighted_accuracy, weighted_ece)
-        return Quality(*(self._interval(figure(self.labels, scores, self.weights)) for figure in figures))
+        auc, accuracy = (
+            self._interval(figure(self.labels, scores, self.weights)) for figure in (weighted_auc, weighted_accuracy)
+        )
+        ece = Interval(float(weighted_ece(self.labels, scores, self.weights[:1])[0]), np.nan, np.nan)
+        if self._several:
+            gaps = weighted_gaps(self.labels, scores, self.weights)
+            ece = norm_interval(ece.value, gaps[1:] - gaps[0])
+        return Quality(auc, accuracy, ece)
 
     def auc_gain(self, scores: Floats, baseline: Floats) -> Interval:
         """AUC of `scores` minus that of `baseline`, paired."""
@@ -79,7 +85,11 @@ def weighted_accuracy(labels: Floats, scores: Floats, weights: Floats) -> Floats
 def weighted_ece(labels: Floats, scores: Floats, weights: Floats) -> Floats:
     """(d,) expected calibration error: over ten bins of equal width, |mean probability - share of positives|, weighted
     by the texts in each. It cannot be negative, so on few texts it is above 0 by chance alone."""
+    return np.abs(weighted_gaps(labels, scores, weights)).sum(axis=1)
+
+
+def weighted_gaps(labels: Floats, scores: Floats, weights: Floats) -> Floats:
+    """(d, 10) mean probability - share of positives in each bin, times the share of texts that is in it."""
     bins = np.minimum((scores * BINS).astype(int), BINS - 1)
     member = np.eye(BINS)[bins]
-    gaps = np.abs(weights @ (member * (scores - labels)[:, None]))
-    return gaps.sum(axis=1) / weights.sum(axis=1)
+    return (weights @ (member * (scores - labels)[:, None])) / weights.sum(axis=1, keepdims=True)

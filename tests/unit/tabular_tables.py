@@ -1,7 +1,11 @@
-"""A table of every kind of column whose relations are known."""
+"""A table of every kind of column whose relations are known, and quick judges of tables."""
+
+from functools import partial
 
 import numpy as np
 import pandas as pd
+import pytest
+from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 
 
 def mixed(n: int, seed: int = 0) -> pd.DataFrame:
@@ -23,3 +27,13 @@ def mixed(n: int, seed: int = 0) -> pd.DataFrame:
     for column, share in (("income", 0.1), ("city", 0.1), ("since", 0.2), ("visits", 0.1)):
         frame.loc[random.random(n) < share, column] = None
     return frame
+
+
+def judge_by_few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ensembles of five trees instead of a hundred, which take most of the time that judging does."""
+    for module, ensemble in (
+        ("fidelity", GradientBoostingClassifier),
+        ("utility", GradientBoostingClassifier),
+        ("utility", RandomForestClassifier),
+    ):
+        monkeypatch.setattr(f"consilience.tabular.{module}.{ensemble.__name__}", partial(ensemble, n_estimators=5))

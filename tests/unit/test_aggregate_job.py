@@ -13,6 +13,7 @@ from consensus_simulation import PUBLISHED, draw
 from consilience.consensus.model import ConsensusModel
 from consilience.consensus.noise import noise_floor
 from consilience.runs import read_manifest
+from consilience.table_schema import TableSchema, read_table, write_table
 from consilience.tables import (
     AGREEMENT,
     ANNOTATIONS,
@@ -24,9 +25,6 @@ from consilience.tables import (
     NOISE,
     RELIABILITY,
     VOTES,
-    TableSchema,
-    read_table,
-    write_table,
 )
 from jobs.aggregate import JOB
 from jobs.cli import main

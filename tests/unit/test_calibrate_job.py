@@ -12,7 +12,8 @@ from consilience.calibration.assessment import SYSTEMS, Reading, assess, held_ou
 from consilience.calibration.metrics import METRICS
 from consilience.calibration.splits import TEST, SplitConfig, split_items
 from consilience.report.calibrate import write_report
-from consilience.tables import CALIBRATE_METRICS, CALIBRATE_PREDICTIONS, write_table
+from consilience.table_schema import write_table
+from consilience.tables import CALIBRATE_METRICS, CALIBRATE_PREDICTIONS
 from jobs.calibrate import JOB
 from jobs.cli import main
 

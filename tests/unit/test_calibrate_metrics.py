@@ -76,13 +76,16 @@ def test_the_truth_is_as_good_as_the_bound() -> None:
     bound = bootstrap.bound(posterior_draws(votes, np.array([1.0, 0.8]), 200))
     for metric in ("ce", "accuracy", "f1_macro", "js", "tv"):
         assert bound[metric].value == pytest.approx(truth[metric].value, abs=0.02)
+    assert bound["ece"].low == 0.0 < bound["ece"].value < bound["ece"].high < 0.1
 
 
 def test_intervals_cover_and_shares_have_no_likelihood() -> None:
     votes, p = votes_like([1.0, 1.0], n=300)
     counted = Bootstrap(votes, np.arange(300) // 10)
     found = counted.figures(Prediction(p, p, 3.0))
-    assert all(found[name].low <= found[name].value <= found[name].high for name in ("ce", "dm", "dm_1", "accuracy"))
+    inside = ("ce", "dm", "dm_1", "accuracy", "ece")
+    assert all(found[name].low <= found[name].value <= found[name].high for name in inside)
+    assert found["ece"].low == 0.0, "the truth is calibrated"
     shares = Bootstrap(votes / 5, np.arange(300), counted=False).figures(Prediction(p, p, math.nan))
     assert math.isnan(shares["dm"].value)
     assert math.isnan(shares["dm_1"].value)

@@ -10,6 +10,7 @@ from consilience.config import Config
 from consilience.errors import UserError
 from consilience.runs import Run
 from jobs.cli import Job, Summary, main
+from jobs.reporting import run_id
 
 
 class Settings(Config):
@@ -39,7 +40,9 @@ JOB = Job("thing", "Does a thing.", Settings, plan, execute, inputs=("data",))
 def test_done_writes_manifest_and_summary(tmp_path: Path) -> None:
     assert main(JOB, ["--data", "x.csv", "--out", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "summary.json").read_text()) == {"items": 3}
-    assert json.loads((tmp_path / "manifest.json").read_text())["config"]["data"] == "x.csv"
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["config"]["data"] == "x.csv"
+    assert manifest["run_id"] == run_id()
 
 
 def test_dry_run_touches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,6 +73,31 @@ def test_exit_codes_and_one_line_reasons(
     error = capsys.readouterr().err
     assert message in error
     assert ("Traceback" in error) == (code == 1 and "bug" in str(arguments))
+
+
+@pytest.mark.parametrize(
+    ("fail", "code", "status", "message"),
+    [
+        ("user", 2, "failed", "error: row 3: bad"),
+        ("bug", 1, "failed", "failed: ZeroDivisionError: oops; the same command resumes it"),
+        ("interrupt", 1, "interrupted", "stopped; the same command resumes it: "),
+    ],
+)
+def test_the_last_line_of_a_json_log_says_why_a_job_failed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fail: str,
+    code: int,
+    status: str,
+    message: str,
+) -> None:
+    monkeypatch.setenv("CONSILIENCE_LOG", "json")
+    assert main(JOB, ["--data", "x", "--set", f"fail={fail}", "--out", str(tmp_path)]) == code
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert (lines[-1]["run"], lines[-1]["status"], lines[-1]["exit_code"]) == (run_id(), status, code)
+    assert lines[-1]["message"].startswith(message)
+    assert ("Traceback" in lines[-1].get("traceback", "")) == (fail == "bug")
 
 
 def test_a_missing_out_is_named(capsys: pytest.CaptureFixture[str]) -> None:

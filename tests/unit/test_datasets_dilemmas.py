@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from consilience.datasets import aita, dilemmas
 from consilience.datasets.dilemmas import DilemmaCounts, prepare_dilemmas
 from consilience.errors import UserError
-from consilience.tables import DILEMMAS, GOLD, REJECTED, check_key, conform, read_table
+from consilience.table_schema import check_key, conform, read_table
+from consilience.tables import DILEMMAS, GOLD, REJECTED
 
 LADDER = "A neighbour keeps my ladder; I took it back from his shed while he was out."
 TICKET = "I told the inspector that my friend had lost her ticket. She had never bought one."

@@ -7,7 +7,8 @@ import pytest
 
 from consilience.datasets.ethics import read_scenarios, read_utilitarianism
 from consilience.errors import UserError
-from consilience.tables import DILEMMAS, GOLD, PAIRS, VOTES, check_key, conform
+from consilience.table_schema import check_key, conform
+from consilience.tables import DILEMMAS, GOLD, PAIRS, VOTES
 
 FILES = {
     "justice_test.csv": "label,scenario\n1,I pay Ana more: she works more.\n0,I pay Ana more: she laughs more.\n",

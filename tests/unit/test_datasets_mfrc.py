@@ -6,7 +6,8 @@ import pytest
 
 from consilience.datasets.mfrc import read_mfrc
 from consilience.errors import UserError
-from consilience.tables import VALUE_EXAMPLES, check_key, conform
+from consilience.table_schema import check_key, conform
+from consilience.tables import VALUE_EXAMPLES
 
 HEADER = "ID\ttext\tEquality\tCare\tNon-Moral\tAuthority\tThin Morality\tLoyalty\tProportionality\tPurity\n"
 

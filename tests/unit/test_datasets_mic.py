@@ -7,7 +7,8 @@ import pytest
 
 from consilience.datasets.mic import read_mic
 from consilience.errors import UserError
-from consilience.tables import QUESTIONS, check_key, conform
+from consilience.table_schema import check_key, conform
+from consilience.tables import QUESTIONS
 from consilience.values.questions import questions_of, read_questions
 
 HEADER = ["", "chatbot", "Q", "A", "rot", "moral", "moral-vector", "A_agrees", "worker_answer", "split"]

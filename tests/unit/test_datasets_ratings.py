@@ -13,7 +13,8 @@ from consilience.datasets.matrix import read_matrix
 from consilience.datasets.ratings import read_gold, read_ratings
 from consilience.datasets.scale import scale_column, to_acceptability
 from consilience.errors import UserError
-from consilience.tables import ANNOTATIONS, GOLD, check_key, conform
+from consilience.table_schema import check_key, conform
+from consilience.tables import ANNOTATIONS, GOLD
 
 MATRIX = """vignette,foundation,people,kind/model-1,kind/model-2
 v1,care,4,4,3

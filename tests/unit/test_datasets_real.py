@@ -13,7 +13,8 @@ from consilience.datasets.matrix import read_matrix
 from consilience.datasets.ratings import read_gold, read_ratings
 from consilience.datasets.scruples import read_anecdotes, read_dilemmas
 from consilience.datasets.votes import human_share
-from consilience.tables import ANNOTATIONS, DILEMMAS, GOLD, PAIRS, VOTES, TableSchema, check_key, conform
+from consilience.table_schema import TableSchema, check_key, conform
+from consilience.tables import ANNOTATIONS, DILEMMAS, GOLD, PAIRS, VOTES
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / os.environ.get("CONSILIENCE_DATA", "../shared/data")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from consilience.datasets.scruples import ANECDOTE_OPTIONS, read_anecdotes, read_dilemmas
 from consilience.datasets.votes import human_share
 from consilience.errors import UserError
-from consilience.tables import DILEMMAS, GOLD, PAIRS, VOTES, TableSchema, check_key, conform
+from consilience.table_schema import TableSchema, check_key, conform
+from consilience.tables import DILEMMAS, GOLD, PAIRS, VOTES
 
 Row = dict[str, Any]
 

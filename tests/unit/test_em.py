@@ -11,7 +11,8 @@ from consilience.consensus.matrix import ScoreMatrix
 from consilience.consensus.misalignment import confusion, f1_score
 from consilience.consensus.posterior import Parameters, Shard, Statistics
 from consilience.errors import UserError
-from consilience.tables import RELIABILITY, column_names
+from consilience.table_schema import column_names
+from consilience.tables import RELIABILITY
 
 N = 20_000
 MU_SIGMA = ["mu1", "sigma1", "mu0", "sigma0"]

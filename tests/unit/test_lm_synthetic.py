@@ -13,7 +13,8 @@ from consilience.errors import UserError
 from consilience.lm.annotators import SyntheticAnnotator
 from consilience.lm.scorer import FAILED, OK
 from consilience.lm.synthetic import SyntheticScorer
-from consilience.tables import ANNOTATIONS, DILEMMAS, write_table
+from consilience.table_schema import write_table
+from consilience.tables import ANNOTATIONS, DILEMMAS
 from consilience.theories import THEORIES, pick_theories
 
 TEXTS = [f"I told my sister that {n} guests were coming." for n in range(200)]

@@ -61,9 +61,10 @@ def test_a_folder_that_cannot_be_made_is_the_users_mistake(tmp_path: Path) -> No
 def test_not_a_run_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run folder"):
         read_manifest(tmp_path)
-    (tmp_path / "manifest.json").write_text("[]")
-    with pytest.raises(UserError, match="not a manifest"):
-        read_manifest(tmp_path)
+    for text, message in (("[]", "expected a JSON object, the manifest"), ("{}", "not a manifest"), ("[", "not JSON")):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(UserError, match=rf"manifest\.json: {message}"):
+            read_manifest(tmp_path)
 
 
 def test_a_write_that_breaks_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import pytest
 import yaml
+from ray.serve._private.constants import HTTP_PROXY_TIMEOUT
 from ray.serve.schema import ServeDeploySchema
 from serve_fakes import small_consensus
 
@@ -91,6 +93,30 @@ def test_mistakes_at_the_command_line_are_one_line(
         f"error: {ROOT}/configs/serve.yaml: unknown key 'limits.max_token'; known keys here: "
         + ", ".join(sorted(Limits.model_fields)),
     ]
+
+
+def test_a_machine_too_busy_for_ray_serve_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(*_: object, **__: object) -> None:
+        raise TimeoutError(f"HTTP proxies not available after {HTTP_PROXY_TIMEOUT}s.")  # as Ray does
+
+    stopped: list[str] = []
+    monkeypatch.setattr(command, "_check_free", lambda *_: None)
+    monkeypatch.setattr("actors.cluster.connect", lambda: None)
+    monkeypatch.setattr("ray.serve.start", start)
+    for name in ("ray.serve.shutdown", "ray.shutdown"):
+        monkeypatch.setattr(name, lambda name=name: stopped.append(name))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert command.main(["--config", str(ROOT / "configs/serve.yaml")]) == 1
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert capsys.readouterr().err.splitlines() == [
+        "error: HTTP proxies not available after 60s. Stop other work on this machine and start again."
+    ]
+    assert stopped == ["ray.serve.shutdown", "ray.shutdown"]
 
 
 def test_the_dashboard_shows_what_is_measured() -> None:

@@ -17,20 +17,8 @@ from hypothesis import strategies as st
 from consilience import readers, tables
 from consilience.errors import UserError
 from consilience.files import atomic_path, write_json
-from consilience.tables import (
-    ANNOTATIONS,
-    DILEMMAS,
-    GOLD,
-    REJECTED,
-    VOTES,
-    Column,
-    TableSchema,
-    check_key,
-    conform,
-    iterate_parquet,
-    read_table,
-    write_table,
-)
+from consilience.table_schema import Column, TableSchema, check_key, conform, iterate_parquet, read_table, write_table
+from consilience.tables import ANNOTATIONS, DILEMMAS, GOLD, REJECTED, VOTES
 from consilience.theories import THEORY_NAMES
 
 GOOD: dict[str, Any] = {"item_id": "a", "theory": "justice", "annotator": "m", "score": 0.5}

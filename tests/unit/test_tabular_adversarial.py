@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from lm_models import save_tiny_model
+from tabular_tables import judge_by_few_trees
 from transformers import LlamaConfig
 from value_models import save_tiny_encoder
 
@@ -50,8 +51,9 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> DiscriminatorConfig:
 
 
 @pytest.fixture(autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick_and_apart(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONSILIENCE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    judge_by_few_trees(monkeypatch)
 
 
 def days(shares: Sequence[float], n: int, seed: int) -> Rows:

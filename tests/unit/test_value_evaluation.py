@@ -1,4 +1,4 @@
-"""Evaluation of agents and aggregators: measures with known answers, what systems are asked, tables, page, mistakes."""
+"""Evaluation of agents and aggregators: measures with known answers, what systems are asked, tables, page."""
 
 import io
 import json
@@ -7,25 +7,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from scipy.stats import bootstrap
-from torch.nn.functional import cosine_similarity
-from transformers import AutoModel, AutoTokenizer
-from value_models import save_tiny_encoder
-from value_runs import reward_run
+from value_runs import question_rows, question_table
 
-from consilience.errors import UserError
 from consilience.files import write_json
 from consilience.report.value_evaluation import print_evaluation, write_report
-from consilience.tables import ANSWERS, QUESTIONS, conform, write_table
+from consilience.table_schema import write_table
+from consilience.tables import ANSWERS, QUESTIONS
 from consilience.theories import VALUE_NAMES, VALUES
-from consilience.values.bertscore import load_scorer, match
 from consilience.values.context import shown
 from consilience.values.evaluation import Measure, Scores, Slice, bound_rows, flip_rows, slices, win_rows
-from consilience.values.evaluation_settings import ScoreEncoder
 from consilience.values.evaluation_summary import OVERLAPS, PLAIN, headline, tabulate
 from consilience.values.evaluation_tables import EVALUATION
 from consilience.values.profile import parse_profile
@@ -41,140 +35,12 @@ from consilience.values.systems import (
     other_references,
     with_flips,
 )
-from consilience.values.text_overlap import common_subsequence, repetition, rouge, words
-from jobs.cli import main
-from jobs.evaluate import JOB
 
 AGENTS = sorted(VALUE_NAMES)
 CARE = Measure("reward", "care", forced=False)
 
 
-# ROUGE
-
-
-@pytest.mark.parametrize(
-    ("text", "reference", "expected"),
-    [
-        ("testing", "testing one two", (1 / 2, 0, 1 / 2, 1 / 2)),
-        ("Testing, TWO!", "testing one two", (4 / 5, 0, 4 / 5, 4 / 5)),
-        ("the cat was found under the bed", "the cat was under the bed", (12 / 13, 8 / 11, 12 / 13, 12 / 13)),
-        ("a a a", "a", (1 / 2, 0, 1 / 2, 1 / 2)),
-        ("c b a", "a b c", (1, 0, 1 / 3, 1 / 3)),
-        ("", "a b", (0, 0, 0, 0)),
-        ("...", "", (0, 0, 0, 0)),
-        ("Été à Zürich", "été à zürich", (1, 1, 1, 1)),
-    ],
-)
-def test_rouge_has_known_answers(text: str, reference: str, expected: tuple[float, ...]) -> None:
-    assert rouge(text, reference) == pytest.approx(expected)
-
-
-def test_rouge_lsum_unites_sentences() -> None:
-    """Lin 2004, section 3.2: the union of the subsequences is w1 w2 w3 w5, so 4 of 5 words and 4 of 10."""
-    found = rouge("w1 w2 w6 w7 w8. w1 w3 w8 w9 w5.", "w1 w2 w3 w4 w5")
-    assert found[3] == pytest.approx(2 * 4 / (5 + 10))
-    swapped = rouge("d e f. a b c.", "a b c\nd e f")
-    assert swapped[2:] == pytest.approx((1 / 2, 1))
-
-
-@given(st.text("ab .", max_size=30), st.text("ab .", max_size=30))
-def test_rouge_is_symmetric_and_bounded(text: str, reference: str) -> None:
-    ours, theirs = rouge(text, reference), rouge(reference, text)
-    assert ours[:3] == pytest.approx(theirs[:3])
-    assert all(0 <= figure <= 1 for figure in ours)
-    assert ours[2] <= ours[0] + 1e-12, "what stands in order is shared"
-    if words(text):
-        assert rouge(text, text)[0] == rouge(text, text)[2] == rouge(text, text)[3] == 1
-
-
-@given(st.lists(st.sampled_from("abc"), max_size=8), st.lists(st.sampled_from("abc"), max_size=8))
-def test_a_common_subsequence_is_one(first: list[str], second: list[str]) -> None:
-    places = common_subsequence(first, second)
-    assert places == sorted(set(places))
-    rest = iter(second)
-    assert all(first[place] in rest for place in places)
-
-
-def test_repetition_is_of_trigrams() -> None:
-    assert repetition(words("no no")) is None
-    assert repetition(words("I do. I do. I do.")) == pytest.approx(1 - 2 / 4)
-    assert repetition(words("one two three four")) == 0
-
-
-# BERTScore
-
-
-def test_greedy_matching_has_known_answers() -> None:
-    east, north, between = torch.tensor([1.0, 0]), torch.tensor([0, 1.0]), torch.tensor([0.6, 0.8])
-    text, reference = torch.stack([east, north]), torch.stack([between])
-    precision, recall = (0.6 + 0.8) / 2, 0.8
-    assert match(text, reference) == pytest.approx((precision, recall, 2 * precision * recall / (precision + recall)))
-    assert match(reference, text) == pytest.approx((recall, precision, match(text, reference)[2]))
-    assert match(text, text) == pytest.approx((1, 1, 1))
-    assert match(text, torch.empty(0, 2)) == (0, 0, 0)
-    assert match(torch.stack([east]), torch.stack([-east])) == (-1, -1, 0)
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> ScoreEncoder:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CONSILIENCE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return ScoreEncoder(source=save_tiny_encoder(tmp_path_factory.mktemp("encoder")), max_tokens=32, layer=2)
-
-
-def test_scores_are_those_of_the_definition(encoder: ScoreEncoder) -> None:
-    text, reference = "I robbed my brother on day 1", "I helped my brother by the river"
-    model = AutoModel.from_pretrained(encoder.source).eval()
-    tokeniser = AutoTokenizer.from_pretrained(encoder.source)
-    with torch.inference_mode():
-        ours, theirs = (
-            model(**tokeniser(each, return_tensors="pt"), output_hidden_states=True).hidden_states[2][0, 1:-1]
-            for each in (text, reference)
-        )
-    cosines = cosine_similarity(ours[:, None], theirs[None], dim=-1)
-    precision, recall = cosines.max(1).values.mean().item(), cosines.max(0).values.mean().item()
-    texts = [text, reference, "", text, "I " * 200]
-    found = load_scorer(encoder)(texts, [reference, reference, reference, "", reference])
-    expected = (precision, recall, 2 * precision * recall / (precision + recall))
-    assert found[0] == pytest.approx(expected, abs=1e-5), "padding beside longer texts changes nothing"
-    assert found[1] == pytest.approx([1, 1, 1])
-    assert not found[2].any()
-    assert not found[3].any()
-    assert load_scorer(encoder)([], []).shape == (0, 3)
-
-
-def test_an_encoder_has_the_layer_that_is_asked_for(encoder: ScoreEncoder) -> None:
-    with pytest.raises(UserError, match="layer 3; expected 1 to 2"):
-        load_scorer(encoder.model_copy(update={"layer": 3}))
-    with pytest.raises(UserError, match="cannot read max_tokens = 65"):
-        load_scorer(encoder.model_copy(update={"max_tokens": 65}))
-    assert encoder.shown.endswith(", layer 2")
-
-
 # What systems are asked
-
-
-def question_rows(count: int = 6, **changes: object) -> list[dict[str, object]]:
-    splits = ("test", "train")
-    profiles = ({"care": 1.0}, {"care": 1.0, "loyalty": 1.0}, {})
-    return [
-        {
-            "question_id": f"q{k}",
-            "text": f"May I take {k} of them?",
-            "split": splits[k % 2],
-            "situation": f"s{k // 4}",
-            "reference": f"Take {k % 3}, not more.",
-            **dict.fromkeys(VALUE_NAMES, 0.0),
-            **profiles[k % 3],
-            "profile_source": "human" if k < 8 else "predicted",
-            **changes,
-        }
-        for k in range(count)
-    ]
-
-
-def question_table(rows: list[dict[str, object]]) -> pa.Table:
-    return conform(pa.Table.from_pylist(rows), QUESTIONS, "questions")
 
 
 QUESTION_LIST = questions_of(question_table(question_rows()))
@@ -445,86 +311,3 @@ def test_the_terminal_shows_all_five_tables(run: Path) -> None:
     ):
         assert told in said
     assert "reward (forced)" in said
-
-
-# Mistakes
-
-
-def saved(folder: Path, adapters: list[str], **about: object) -> Path:
-    folder.mkdir()
-    facts = {
-        "base": {"source": str(folder.parent)},
-        "base_digest": "d",
-        "adapters": dict.fromkeys(adapters, ""),
-        "about": about,
-    }
-    write_json(folder / "adapters.json", facts)
-    return folder
-
-
-@pytest.fixture
-def line(tmp_path: Path) -> list[str]:
-    """A dry run in which nothing is wrong."""
-    data = tmp_path / "questions.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in question_rows()))
-    reward_run(tmp_path / "values")
-    agents = saved(tmp_path / "agents", AGENTS)
-    aggregator = saved(tmp_path / "aggregator", ["aggregator"], context="dynamic")
-    flags = {"data": data, "agents": agents, "aggregator": aggregator, "rewards": tmp_path / "values"}
-    sources = ["--set", f"encoder.source={tmp_path}", "--dry-run"]
-    return [part for name, value in flags.items() for part in (f"--{name}", str(value))] + sources
-
-
-def test_a_dry_run_says_what_would_be_done(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(JOB, line) == 0
-    said = capsys.readouterr().out
-    assert "evaluate on 3 test questions: aggregator_dynamic, base_dynamic, prompted, few_shot, base, authority" in said
-    assert f"{3 * 10 + 3 * 5} answers of up to 64 tokens" in said
-    assert "15 of them to flipped profiles" in said
-    assert "layer 6; no independent judge is given" in said
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (
-            ["--set", "aggregator=[{0}/aggregator, {0}/aggregator]"],
-            "a second one of context 'dynamic'; expected one of",
-        ),
-        (["--aggregator", "{0}/agents"], "not an aggregator; expected a run of train_aggregator"),
-        (["--aggregator", "{0}/other"], "tuned on another base than the agents of"),
-        (["--agents", "{0}"], "expected a finished run of train_agents or train_aggregator"),
-        (
-            ["--agents", "{0}/few", "--aggregator", "{0}/full"],
-            "agents: none for authority, fairness, loyalty, sanctity",
-        ),
-        (["--rewards", "{0}/agents"], "not a run folder"),
-        (
-            ["--rewards", "{0}/weak"],
-            "weak: the loyalty classifier is refused as a reward: too weak; force uses it anyway",
-        ),
-        (
-            ["--judge", "{0}/weak"],
-            "weak: the loyalty classifier is refused as a reward: too weak; force uses it anyway",
-        ),
-        (["--judge", "{0}/values"], "the run that gives the rewards; expected another"),
-        (["--set", "encoder.source=nowhere"], "model source 'nowhere': no such folder"),
-        (["--set", "aggregator=[]"], "key 'aggregator'"),
-        (["--set", "encoder.layers=3"], "unknown key 'encoder.layers'"),
-        (["--data", "{0}/train.jsonl"], "no question of split 'test' with a reference; expected some"),
-    ],
-)
-def test_mistakes_are_one_line(
-    line: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
-) -> None:
-    reward_run(tmp_path / "weak", loyalty="refused")
-    saved(tmp_path / "few", ["care"])
-    saved(tmp_path / "full", ["aggregator"], context="full")
-    other = saved(tmp_path / "other", ["aggregator"], context="dynamic")
-    write_json(other / "adapters.json", {**json.loads((other / "adapters.json").read_text()), "base_digest": "e"})
-    rows = [row for row in question_rows() if row["split"] == "train"]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main(JOB, [*line, *(part.format(tmp_path) for part in more)]) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from value_models import value_examples
 
 from consilience.errors import UserError
-from consilience.tables import VALUE_EXAMPLES, conform
+from consilience.table_schema import conform
+from consilience.tables import VALUE_EXAMPLES
 from consilience.theories import VALUE_NAMES
 from consilience.values.examples import read_own
 from consilience.values.split import part_of, split_by_situation

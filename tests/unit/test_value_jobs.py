@@ -9,7 +9,8 @@ import pytest
 import yaml
 from value_runs import reward_run
 
-from consilience.tables import QUESTIONS, read_table
+from consilience.table_schema import read_table
+from consilience.tables import QUESTIONS
 from consilience.values.questions import questions_of
 from jobs import train_agents, train_aggregator
 from jobs.cli import main

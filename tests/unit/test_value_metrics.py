@@ -53,6 +53,20 @@ def test_interval_holds_the_truth_and_situations_are_drawn_together() -> None:
     assert together.high - together.low > 1.8 * (apart.high - apart.low), "copies are no evidence"
 
 
+@pytest.mark.parametrize(("slope", "expected"), [(1.0, 0.0), (0.85, 0.037)])
+def test_interval_of_ece_holds_figure_and_truth_though_resamples_lie_above(slope: float, expected: float) -> None:
+    covered = 0
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        scores = random.random(300)
+        labels = (random.random(300) < 0.5 + slope * (scores - 0.5)).astype(float)
+        found = Bootstrap(labels, [str(row) for row in range(300)]).quality(scores).ece
+        assert 0 <= found.low <= found.value <= found.high <= 1
+        assert found.value > expected, "on few texts it is too large"
+        covered += found.low <= expected + 1e-3
+    assert covered >= 36
+
+
 def test_one_situation_has_no_interval() -> None:
     labels, scores = np.array([0.0, 1.0, 1.0]), np.array([0.2, 0.7, 0.9])
     sample = Bootstrap(labels, ["a", "a", "a"])

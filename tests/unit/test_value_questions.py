@@ -14,7 +14,8 @@ from value_models import save_tiny_encoder, store_classifier
 
 from consilience.config import parse_config
 from consilience.errors import UserError
-from consilience.tables import VALUE_EXAMPLES, write_table
+from consilience.table_schema import write_table
+from consilience.tables import VALUE_EXAMPLES
 from consilience.theories import VALUE_NAMES
 from consilience.values.about import Head
 from consilience.values.classifier import ValueClassifier

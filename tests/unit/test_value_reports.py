@@ -7,7 +7,8 @@ import pytest
 
 from consilience.files import write_json
 from consilience.report.value_training import write_agents_report, write_aggregator_report
-from consilience.tables import AGENTS, ANSWERS, QUESTIONS, conform, write_table
+from consilience.table_schema import conform, write_table
+from consilience.tables import AGENTS, ANSWERS, QUESTIONS
 from consilience.theories import VALUE_NAMES
 
 MANIFEST = {"started": "2030-01-01T00:00:00+00:00", "code": "1", "config": {"seed": 0}, "notes": ["care: <b>gamed</b>"]}
