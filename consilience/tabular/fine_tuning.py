@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -19,7 +18,7 @@ from consilience.files import atomic_folder, write_json
 from consilience.gradients import rate_share, sum_over_workers
 from consilience.optimiser_state import STATE_FILE, optimiser_tensors, restore_optimiser
 from consilience.ppo.trainer import Metrics
-from consilience.tabular.language import BEGIN, END, RowLanguage
+from consilience.tabular.language import BEGIN, END, Ints, RowLanguage
 from consilience.tabular.row_model import RowModel, autocast
 from consilience.tabular.schema import Value
 from consilience.tabular.settings import FineTuneConfig
@@ -27,7 +26,7 @@ from consilience.tabular.settings import FineTuneConfig
 HISTORY = "fine_tuning.json"
 
 _MAX_GRAD_NORM = 1.0
-Ints = NDArray[np.int64]
+_TARGET_LAST = 0.5
 
 _ORDER, _SHUFFLE, _HELD_OUT = range(3)
 
@@ -39,7 +38,8 @@ class RowBatches:
         self._language = language
         self._sets: dict[tuple[int, ...], int] = {}
         self._spelt = [
-            [self._spell(place, language.encode(place, row[place])) for place in language.columns] for row in rows
+            {place: self._spell(place, language.encode(place, row[place])) for place in language.columns}
+            for row in rows
         ]
         self.allowed = torch.zeros(len(self._sets), language.size, dtype=torch.bool)
         for options, number in self._sets.items():
@@ -54,7 +54,7 @@ class RowBatches:
 
         Args:
             rows: (b,) numbers of rows.
-            orders: (b, k), for each an order of the places in `language.columns`.
+            orders: (b, k), for each an order of `language.columns`.
         """
         lines, sets = [], []
         for row, order in zip(rows.tolist(), orders.tolist(), strict=True):
@@ -177,8 +177,8 @@ class FineTuner:
         return np.random.default_rng((self.seed, *key))
 
     def _orders(self, random: np.random.Generator, rows: int) -> Ints:
-        places = np.tile(np.arange(len(self.model.language.columns)), (rows, 1))
-        return random.permuted(places, axis=1)
+        language = self.model.language
+        return language.orders(language.columns, rows, random, _TARGET_LAST)
 
     def _descend(self, batch: Ints, orders: Ints, step: int) -> float:
         """One optimiser step on the workers' summed gradients. Returns the summed loss of the whole batch."""

@@ -3,11 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from consilience.tabular.grammar import ColumnGrammar, Tokenise, Word
 from consilience.tabular.schema import TableSchema, Value
+
+Ints = NDArray[np.int64]
 
 BEGIN, END = 0, 1
 
@@ -38,6 +42,7 @@ class RowLanguage:
 
     Attributes:
         columns: numbers, in the schema, of the columns that are told.
+        target: number of the table's target, None where there is none or it is not told.
         sources: per token of the vocabulary the language model's tokens that it stands for, perhaps none.
     """
 
@@ -45,6 +50,8 @@ class RowLanguage:
         self.schema = schema
         self._grammars = [ColumnGrammar(column, tokenise) for column in schema.columns]
         self.columns = [place for place, grammar in enumerate(self._grammars) if grammar.options(())]
+        names = [schema.columns[place].name for place in self.columns]
+        self.target = self.columns[names.index(schema.target)] if schema.target in names else None
         self.sources: list[tuple[int, ...]] = [(), ()]
         self._names: dict[int, int] = {}
         for place in self.columns:
@@ -70,6 +77,15 @@ class RowLanguage:
     def longest(self) -> int:
         """Most tokens that a row can take, begin and end included."""
         return 2 + sum(1 + self._grammars[place].longest for place in self.columns)
+
+    def orders(self, columns: Sequence[int], rows: int, random: np.random.Generator, target_last: float) -> Ints:
+        """(rows, k) `columns`, in each row in an order drawn at random; in a share `target_last` of rows the target is
+        the last of them: what it then depends on is all the others, which is what learners want to know.
+        """
+        keys = random.random((rows, len(columns)))
+        if self.target in columns:
+            keys[random.random(rows) < target_last, list(columns).index(self.target)] = 1.0
+        return np.array(columns, dtype=np.int64)[keys.argsort(axis=1)]
 
     def name(self, column: int) -> int:
         """Token of a column's name."""
@@ -137,8 +153,9 @@ class RowLanguage:
 class RowConstraint:
     """Constrained decoding of rows: a `consilience.ppo.rollout.Constraint`.
 
-    A value keeps to its column's grammar. The next column is any that is not told yet, all alike whatever the model
-    thinks: its choice is not the model's. Prompts begin with `BEGIN` and may tell some columns.
+    A value keeps to its column's grammar. The next column is any that is not told yet, the target after all others,
+    all alike whatever the model thinks: its choice is not the model's. Prompts begin with `BEGIN` and may tell some
+    columns.
     """
 
     def __init__(self, language: RowLanguage) -> None:
@@ -156,8 +173,10 @@ class RowConstraint:
             if state.column is not None:
                 options: Sequence[int] = self._language.options(state.column, state.word)
             else:
-                names = [self._language.name(column) for column in self._language.columns if column not in state.told]
-                options = names or [END]
+                columns = [column for column in self._language.columns if column not in state.told]
+                if len(columns) > 1 and self._language.target in columns:
+                    columns.remove(self._language.target)
+                options = [self._language.name(column) for column in columns] or [END]
             rows += [row] * len(options)
             allowed += options
             drawn += [state.column is None] * len(options)

@@ -29,7 +29,7 @@ def batch_sizes(n: int, batch_size: int) -> list[int]:
 
 @torch.no_grad()
 def sample_batch(model: RowModel, size: int, given: Mapping[int, Value], seed: Sequence[int]) -> list[list[Value]]:
-    """Draw `size` rows, independent of each other, each with its columns in an order of its own.
+    """Draw `size` rows, independent of each other, each with its columns in an order of its own, the target last.
 
     Args:
         given: column's number to the value that every row has; these columns come first.
@@ -51,10 +51,10 @@ class _Batch:
         self._model, self._language, self._random = model, model.language, random
         self._cache = DynamicCache()
         self._mask = torch.zeros(size, 0, dtype=torch.long, device=model.device)
-        told = random.permuted(np.tile(sorted(given), (size, 1)), axis=1).astype(int).tolist()
+        told = self._language.orders(sorted(given), size, random, 0.0)
         to_tell = [place for place in self._language.columns if place not in given]
-        self._orders = random.permuted(np.tile(to_tell, (size, 1)), axis=1).astype(int).tolist()
-        self._pending = [[BEGIN, *self._language.write(given, order)] for order in told]
+        self._orders = self._language.orders(to_tell, size, random, 1.0).tolist()
+        self._pending = [[BEGIN, *self._language.write(given, order)] for order in told.tolist()]
         self._words: list[dict[int, Word]] = [dict(given) for _ in range(size)]
         self._options = [self._next(row) for row in range(size)]
         self._sets: dict[tuple[int, ...], Tensor] = {}
@@ -72,7 +72,7 @@ class _Batch:
         """Name a row's next column. Returns the tokens that its value may begin with; none where the row is whole."""
         if not self._orders[row]:
             return ()
-        place = self._orders[row].pop()
+        place = self._orders[row].pop(0)
         self._words[row][place] = ()
         self._pending[row].append(self._language.name(place))
         return self._language.options(place, ())

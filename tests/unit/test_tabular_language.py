@@ -211,3 +211,25 @@ def test_the_constraint_allows_whole_rows_only() -> None:
         assert language.row({place: language.encode(place, row[place]) for place in range(3)}) == row
     first = constraint(prompt, torch.zeros(2, 0, dtype=torch.long), torch.randn(2, language.size))
     assert first[0][first[0] > -torch.inf].tolist() == [0.0, 0.0], "the next column is chance"
+
+
+def test_the_target_comes_last() -> None:
+    """As often as is asked for, the others in any order; the constraint names it after all others."""
+    frame = pd.DataFrame({"y": [0, 1], "a": [1, 2], "b": [3, 5]})
+    language = RowLanguage(TableSchema.of(frame, "y"), tokenise)
+    assert language.target == 0
+    for share, expected in ((0.0, 1 / 3), (0.5, 2 / 3), (1.0, 1.0)):
+        orders = language.orders(language.columns, 6_000, np.random.default_rng(0), share)
+        assert (np.sort(orders, axis=1) == [0, 1, 2]).all()
+        assert (orders[:, -1] == 0).mean() == pytest.approx(expected, abs=0.02)
+        assert (orders[orders[:, -1] == 0, 0] == 1).mean() == pytest.approx(0.5, abs=0.03)
+    assert (language.orders([2], 3, np.random.default_rng(0), 1.0) == 2).all()
+    constraint, logits = RowConstraint(language), torch.zeros(1, language.size)
+    prompt = torch.tensor([[BEGIN]])
+    named = {language.name(column): column for column in language.columns}
+    first = constraint(prompt, torch.zeros(1, 0, dtype=torch.long), logits)[0]
+    assert {named[token] for token in (first > -torch.inf).nonzero()[:, 0].tolist()} == {1, 2}
+    told = torch.tensor([language.write({1: language.encode(1, 2), 2: language.encode(2, 5)}, [2, 1])])
+    last = constraint(prompt, told, logits)[0]
+    assert [named[token] for token in (last > -torch.inf).nonzero()[:, 0].tolist()] == [0]
+    assert RowLanguage(TableSchema.of(frame.assign(y=1), "y"), tokenise).target is None
