@@ -83,7 +83,7 @@ class RowLanguage:
         the last of them: what it then depends on is all the others, which is what learners want to know.
         """
         keys = random.random((rows, len(columns)))
-        if self.target in columns:
+        if self.target is not None and self.target in columns:
             keys[random.random(rows) < target_last, list(columns).index(self.target)] = 1.0
         return np.array(columns, dtype=np.int64)[keys.argsort(axis=1)]
 

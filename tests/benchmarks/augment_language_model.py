@@ -1,6 +1,7 @@
 """The project's own generator in augment_methods.py: one training, judged before and after its rounds."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,13 +19,17 @@ from consilience.tabular.sampling import sample_rows
 from consilience.tabular.schema import TableSchema
 from consilience.tabular.settings import GeneratorConfig
 
-POOL = 4
+POOL = 3
 
 
 class Timed(LocalSteps):
-    """Steps that know how long fine-tuning alone has taken."""
+    """Steps that fine-tune once, and know how long it took."""
+
+    seconds = 0.0
 
     def fine_tune(self, train: Rows, held_out: Rows) -> Path:
+        if self.history:
+            return self._folder / "fine-tuned"
         started = time.perf_counter()
         found = super().fine_tune(train, held_out)
         self.seconds = time.perf_counter() - started
@@ -33,35 +38,35 @@ class Timed(LocalSteps):
 
 def language_model(
     train: pd.DataFrame, schema: TableSchema, seed: int, settings: dict[str, Any]
-) -> dict[str, dict[str, Any]]:
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """One training for all: `sft` samples the fine-tuned model, `ppo` the one that the rounds leave, and `tilted` is
     what the first round's PPO would make if it were perfect.
 
-    By method `rows`, as many as `train` has, and `seconds` of training and sampling; `settings` are GeneratorConfig's.
+    Each as soon as it is there: `rows`, as many as `train` has, and `seconds` of training and sampling; `settings` are
+    GeneratorConfig's.
     """
     config = parse_config(GeneratorConfig, {**settings, "seed": seed}, "--generator")
-    found: dict[str, dict[str, Any]] = {}
+    real = schema.rows(train)
+
+    def drawn(model: Path, trained: float) -> dict[str, Any]:
+        started = time.perf_counter()
+        rows = sample_rows(RowModel.load(model), len(train), {}, (seed,), config.batch_size)
+        sampling = time.perf_counter() - started
+        return {"rows": schema.frame(rows), "seconds": trained + sampling, "sampling_seconds": sampling}
+
     with TemporaryDirectory() as folder:
         steps = Timed(config, schema, Path(folder))
+        fine_tuned = learn(real, schema, config.validation, None, seed, steps).models[0]
+        yield "sft", {**drawn(fine_tuned, steps.seconds), "history": steps.history}
         started = time.perf_counter()
-        learned = learn(schema.rows(train), schema, config.validation, config.adversarial, seed, steps)
-        trained = {"sft": steps.seconds, "ppo": time.perf_counter() - started}
-        for method, model in (("sft", 0), ("ppo", learned.best)):
-            started = time.perf_counter()
-            rows = sample_rows(RowModel.load(learned.models[model]), len(train), {}, (seed,), config.batch_size)
-            found[method] = {
-                "rows": schema.frame(rows),
-                "seconds": trained[method] + time.perf_counter() - started,
-                "sampling_seconds": time.perf_counter() - started,
-            }
+        learned = learn(real, schema, config.validation, config.adversarial, seed, steps)
+        trained = steps.seconds + time.perf_counter() - started
+        about = {"best": learned.best, "reason": learned.reason, "rounds": [each.to_json() for each in learned.rounds]}
+        yield "ppo", {**drawn(learned.models[learned.best], trained), **about}
         if config.adversarial is not None and learned.rounds:
             started = time.perf_counter()
-            rows = tilted(config, schema, learned.models[0], Path(folder) / "discriminator-0", len(train))
-            found["tilted"] = {"rows": schema.frame(rows), "seconds": steps.seconds + time.perf_counter() - started}
-    rounds = [each.to_json() for each in learned.rounds]
-    found["sft"]["history"] = steps.history
-    found["ppo"].update(best=learned.best, reason=learned.reason, rounds=rounds)
-    return found
+            rows = tilted(config, schema, fine_tuned, Path(folder) / "discriminator-0", len(train))
+            yield "tilted", {"rows": schema.frame(rows), "seconds": steps.seconds + time.perf_counter() - started}
 
 
 def tilted(config: GeneratorConfig, schema: TableSchema, model: Path, discriminator: Path, n: int) -> Rows:

@@ -14,7 +14,7 @@ import argparse
 import json
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +69,19 @@ def split(data: Path, table: str, seed: int) -> tuple[pd.DataFrame, pd.DataFrame
 
 def generate(
     method: str, train: pd.DataFrame, schema: TableSchema, seed: int, options: Any, at: Path
-) -> dict[str, dict[str, Any]]:
-    """By method `rows`, as many as `train` has, and the `seconds` that learning and drawing them took."""
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Methods and their `rows`, as many as `train` has, and the `seconds` that learning and drawing them took."""
     if method in OURS:
         from tests.benchmarks.augment_language_model import language_model
 
-        return language_model(train, schema, seed, options.generator)
+        yield from language_model(train, schema, seed, options.generator)
+        return
     started = time.perf_counter()
     if method in PEERS:
         made = peer(method, train, schema, seed, options.peers, at)
     else:
         made = {"rows": train if method == REAL else GENERATORS[method](train, schema, len(train), seed)}
-    return {method: {"seconds": time.perf_counter() - started, **made}}
+    yield method, {"seconds": time.perf_counter() - started, **made}
 
 
 def peer(method: str, train: pd.DataFrame, schema: TableSchema, seed: int, python: Path, at: Path) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def draw(table: str, method: str, seed: int, options: Any) -> None:
         return
     print(f"{table}, {method}, seed {seed}: drawing", flush=True)
     train, _, schema = split(options.data, table, seed)
-    for name, made in generate(method, train, schema, seed, options, at).items():
+    for name, made in generate(method, train, schema, seed, options, at):
         at = options.work / f"{table}-{name}-{seed}"
         made.pop("rows").to_parquet(at.with_suffix(".parquet"), index=False)
         about = {"table": table, "method": name, "seed": seed, **made}
