@@ -4,11 +4,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actors.training import note_progress, report, resume, run_workers
 from consilience.ppo.settings import PPOWorkersConfig
-from consilience.ppo.trainer import Metrics, PPOTrainer
+
+# peft and transformers take seconds to import, and neither the driver nor Ray Train's controller needs them.
+if TYPE_CHECKING:
+    from consilience.ppo.trainer import Metrics, PPOTrainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +19,10 @@ class Trained:
     """What a finished run leaves: its last checkpoint (`PPOTrainer.save`) and the metrics of every update."""
 
     checkpoint: Path
-    history: list[Metrics]
+    history: "list[Metrics]"
 
 
-def train_ppo(build: Callable[[], PPOTrainer], workers: PPOWorkersConfig, storage: Path, name: str) -> Trained:
+def train_ppo(build: "Callable[[], PPOTrainer]", workers: PPOWorkersConfig, storage: Path, name: str) -> Trained:
     """Run all updates of the trainer that `build` makes in each worker; see `run_workers`.
 
     Args:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,14 +34,9 @@ def run_workers(
     Raises:
         UserError: a worker found a user's mistake; the last checkpoint is kept.
     """
+    # Not as Ray Train's own config: its controller unpickles that, and would import all that the loop imports.
     trainer = TorchTrainer(
-        _start,
-        train_loop_config={
-            "loop": loop,
-            "settings": settings,
-            "num_cpus": workers.num_cpus,
-            "progress": storage.absolute() / name / PROGRESS,
-        },
+        partial(_start, loop, settings, workers.num_cpus, storage.absolute() / name / PROGRESS),
         scaling_config=ScalingConfig(
             num_workers=workers.workers,
             use_gpu=workers.num_gpus > 0,
@@ -106,8 +102,8 @@ def note_progress(done: int, total: int, note: str = "") -> None:
         write_json(_progress_file, {"done": done, "total": total, "note": note})
 
 
-def _start(train_loop_config: dict[str, Any]) -> None:
+def _start(loop: Callable[[dict[str, Any]], None], settings: dict[str, Any], num_cpus: float, progress: Path) -> None:
     global _progress_file
-    torch.set_num_threads(max(1, int(train_loop_config["num_cpus"])))
-    _progress_file = train_loop_config["progress"]
-    train_loop_config["loop"](train_loop_config["settings"])
+    torch.set_num_threads(max(1, int(num_cpus)))
+    _progress_file = progress
+    loop(settings)

@@ -21,6 +21,7 @@ from consilience.ppo.settings import PPOWorkersConfig
 from consilience.runs import Run
 from consilience.tabular.settings import GeneratorConfig, Method
 from jobs.cli import Job, Summary, console, main
+from jobs.reporting import say
 
 # pandas, torch and Ray take seconds to import, and --help and --dry-run need little of them: see the functions.
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def _generate(
         reason_of_end=learned.reason,
         generator=str(best.relative_to(run.folder)),
     )
-    print(f"rounds: {learned.reason}; round {learned.best} is used", file=sys.stderr)
+    say(f"rounds: {learned.reason}; round {learned.best} is used", round=learned.best)
     given = read_conditions(schema, config.conditions)
     judged = {config.method: best, "sft": first} if config.method == "ppo" else {config.method: best}
     drawn = steps.draw(

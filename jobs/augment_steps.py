@@ -14,6 +14,7 @@ from consilience.runs import Run
 from consilience.tabular.adversarial import ROUND, Rows
 from consilience.tabular.schema import TableSchema
 from consilience.tabular.settings import GeneratorConfig
+from jobs.reporting import say
 
 if TYPE_CHECKING:
     from consilience.ppo.trainer import Metrics
@@ -67,6 +68,7 @@ class ClusterSteps:
                 for name, sampled in zip(missing, found, strict=True):
                     write_json(self._run / files[name], sampled.rows)
                     speeds = {**speeds, name: sampled.rows_per_second}
+                    say(f"{name}: {len(sampled.rows)} rows, {sampled.rows_per_second:.1f}/s", stage=name)
                 self._run.record(rows_per_second=speeds)
         return {name: json.loads((self._run / file).read_text(encoding="utf-8")) for name, file in files.items()}
 
@@ -78,6 +80,7 @@ class ClusterSteps:
                     self._config, self._schema, real, made, held_out, judged, self._workers, folder
                 )
                 write_json(folder / "auc.json", auc)
+                say(f"{name}: AUC {auc:.3f} on validation rows", stage=name)
         return folder, float(json.loads((folder / "auc.json").read_text(encoding="utf-8")))
 
     def improve(self, model: Path, discriminator: Path, name: str) -> "tuple[Path, list[Metrics]]":

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from consilience.errors import UserError
+from consilience.errors import UserError, first_line
 from consilience.runs import read_manifest, read_summary
 from consilience.table_schema import TableSchema, column_names, conform
 from consilience.tables import (
@@ -204,7 +204,7 @@ def _read(
         columns = [name for name in column_names(schema) if name in dataset.schema.names and name not in _NOT_SHOWN]
         table = dataset.to_table(columns, filter=None if items is None else pc.field("item_id").isin(items))
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path}: cannot be read as Parquet: {first_line(error)}") from None
     if table.num_rows == 0:
         return None
     return conform(table, schema, str(path)).to_pandas()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from actors.table_sampler import sample_on_cluster
+from actors.table_sampler import Draw, sample_on_cluster
 from actors.tabular_worker import fine_tune
 from consilience.ppo.settings import PPOWorkersConfig
 from consilience.tabular.local_steps import fine_tuner
@@ -46,11 +46,19 @@ def test_workers_learn_and_sample_as_one(cluster: None, tmp_path: Path) -> None:
     folder, history = fine_tune(config, schema, rows[12:], rows[:12], workers, tmp_path, "two")
     losses = [[entry["loss_validation"] for entry in each] for each in (history, alone.history)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-2)
-    found = sample_on_cluster(folder, 25, {0: 30}, (0, 1), 10, WorkersConfig(workers=2, num_cpus=1))
+    alone.restore_best()
+    alone.model.save(tmp_path / "alone")
+    draws = [
+        Draw(folder, 25, {0: 30}, (0, 1)),
+        Draw(folder, 9, {}, (0, 2)),
+        Draw(tmp_path / "alone", 12, {}, (0, 1)),
+    ]
+    found = sample_on_cluster(draws, 10, WorkersConfig(workers=2, num_cpus=1))
     torch.set_num_threads(1)
-    assert found.rows == sample_rows(RowModel.load(folder), 25, {0: 30}, (0, 1), 10)
-    assert found.rows_per_second > 0
-    assert {row[0] for row in found.rows} == {30}
+    for draw, each in zip(draws, found, strict=True):
+        assert each.rows == sample_rows(RowModel.load(draw.model), draw.n, draw.given, draw.seed, 10)
+        assert each.rows_per_second > 0
+    assert {row[0] for row in found[0].rows} == {30}
 
 
 def test_the_whole_job_and_what_it_does_not_do_twice(cluster: None, tmp_path: Path) -> None:
