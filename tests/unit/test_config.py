@@ -6,8 +6,9 @@ from typing import Literal
 import pytest
 from pydantic import Field
 
-from consilience.config import Config, load_config
+from consilience.config import Config, load_config, parse_config
 from consilience.errors import UserError
+from consilience.workers import WorkersConfig
 
 
 class Inner(Config):
@@ -77,3 +78,9 @@ def test_missing_and_undecodable_files(tmp_path: Path) -> None:
     latin.write_bytes(b"data: caf\xe9\n")
     with pytest.raises(UserError, match=r"latin\.yaml: cannot be read"):
         load_config(Outer, latin)
+
+
+def test_workers_do_not_share_a_gpu() -> None:
+    with pytest.raises(UserError, match=r"workers that share a GPU cannot talk \(NCCL\); expected 1 or 0"):
+        parse_config(WorkersConfig, {"workers": 2, "num_gpus": 0.5}, "workers")
+    assert parse_config(WorkersConfig, {"num_gpus": 0.5}, "workers").num_gpus == 0.5
