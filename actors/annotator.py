@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from consilience.errors import first_line
 from consilience.lm.annotators import AnnotatorConfig
 from consilience.lm.pool import annotator_digest, open_scorer
 from consilience.lm.scorer import FAILED, Scorer, Scores
@@ -135,7 +136,7 @@ class Annotator:
             log.error("annotator %s failed on a batch of %d:\n%s", name, len(texts), traceback.format_exc())
             if self._failures[name] == _GIVE_UP_AFTER:
                 self._scorers[name] = None
-                self._stopped[name] = f"{_GIVE_UP_AFTER} batches in a row failed, the last with {_first_line(error)}"
+                self._stopped[name] = f"{_GIVE_UP_AFTER} batches in a row failed, the last with {first_line(error)}"
             return None
         self._failures[name] = 0
         self._stopped[name] = scores.stopped or ""
@@ -146,12 +147,8 @@ class Annotator:
             return open_scorer(config, answers)
         except Exception as error:
             log.error("annotator %s cannot start:\n%s", config.annotator, traceback.format_exc())
-            self._stopped[config.annotator] = f"it cannot start: {_first_line(error)}"
+            self._stopped[config.annotator] = f"it cannot start: {first_line(error)}"
             return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def part_folder(parts: Path, config: AnnotatorConfig) -> Path:

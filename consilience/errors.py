@@ -1,4 +1,4 @@
-"""The two ways a run ends badly that a person can act on."""
+"""A mistake that a person can act on, and what an exception says in one line."""
 
 
 class UserError(Exception):
@@ -6,3 +6,13 @@ class UserError(Exception):
 
     The message names the file, row or key and says what was expected.
     """
+
+
+def one_line(error: BaseException) -> str:
+    """All that an exception says, as one line."""
+    return " ".join(str(error).split())
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, 300 characters at most; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

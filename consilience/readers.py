@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from consilience.errors import UserError
+from consilience.errors import UserError, one_line
 
 FORMATS = (".parquet", ".jsonl", ".csv", ".tsv", ".jsonl.gz", ".csv.gz", ".tsv.gz")
 _ROWS = 65_536  # a batch of Parquet or JSONL
@@ -101,7 +101,7 @@ def _explained(path: Path) -> Iterator[None]:
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text; expected UTF-8") from None
     except pa.ArrowInvalid as error:
-        message = " ".join(str(error).split())[:200]
+        message = one_line(error)[:200]
         if "straddling" in message:
             message = f"a row is longer than {_BLOCK >> 20} MiB; is a quotation mark left open?"
         raise UserError(f"{path}: malformed: {message}") from None

@@ -1,6 +1,5 @@
 """Agents trained against their rewards and heard beside the base: what a run of train_agents does on the cluster."""
 
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,6 +30,7 @@ from consilience.values.questions import questions_of, situations_of
 from consilience.values.saved import save_adapters
 from consilience.values.split import TEST, TRAIN
 from jobs.progress import watching
+from jobs.reporting import say
 
 if TYPE_CHECKING:
     from jobs.train_agents import TrainAgentsConfig
@@ -98,7 +98,7 @@ def _train(
             done[value] = checkpoint.relative_to(run.folder.absolute())
             run.record(checkpoints={**run.manifest.get("checkpoints", {}), value: str(done[value])})
             stage.close()
-            print(f"agent for {value}: trained", file=sys.stderr, flush=True)
+            say(f"agent for {value}: trained")
     finally:
         for result in running:  # one of them failed; the others go on from their checkpoints when the job is resumed
             ray.cancel(result, force=True)
@@ -162,7 +162,7 @@ def _compare(
     write_table(pa.Table.from_pylist(answers, schema=ANSWERS.arrow), run / "answers.parquet", ANSWERS)
     run.record(notes=notes)
     for note in notes:
-        print(note, file=sys.stderr)
+        say(note)
 
 
 def _pair(heard: Mapping[str, Heard], value: str, name: str) -> tuple[Any, Any]:

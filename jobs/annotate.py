@@ -248,7 +248,7 @@ def _judge_all(config: AnnotateConfig, folder: Path, parts: Path, items: int, do
             except Exception as error:
                 names = ", ".join(member.annotator for member in members)
                 if not interrupted.is_set():
-                    say(f"annotators {names} stopped: {_first_line(error)}; the others go on")
+                    say(f"annotators {names} stopped: {_last_line(error)}; the others go on")
 
         # Daemons: an interrupted job does not wait for its pools.
         threads = [threading.Thread(target=judge, args=(members,), daemon=True) for members in pools]
@@ -358,7 +358,7 @@ def _failed_rows(config: AnnotateConfig, annotator: AnnotatorConfig, dilemmas: P
         yield pa.Table.from_pylist(rows, schema=ANNOTATIONS.arrow)
 
 
-def _first_line(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     cause = getattr(error, "cause", None) or error
     lines = [line for line in str(cause).splitlines() if line.strip()] or [type(error).__name__]
     return lines[-1][:300]

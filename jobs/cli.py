@@ -95,9 +95,10 @@ def _unwrapped() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (mistake := _mistake(error)) is not None:
-            raise mistake from None
-        raise
+        mistake = _mistake(error)
+        if mistake is None or mistake is error:
+            raise
+        raise UserError(str(mistake).split("\n")[0]) from None  # Ray Data adds lines of its own
 
 
 def _mistake(error: BaseException) -> UserError | None:

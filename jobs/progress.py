@@ -48,7 +48,8 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Advance]:
     """Yield a function to call as units finish; `done` of `total` were finished before."""
     bars = _bars()
     report = Report(label, done)
-    finished, cost = done, None
+    finished = done
+    cost: float | None = None
     columns = (*_columns(), _Rate(), TextColumn("{task.fields[cost]}"))
     with Progress(*columns, disable=not bars, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=total, completed=done, cost="")

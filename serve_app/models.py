@@ -13,7 +13,7 @@ from typing import Any
 from ray import serve
 
 from consilience.config import parse_config
-from consilience.errors import UserError
+from consilience.errors import UserError, first_line
 from consilience.lm.annotators import AnnotatorConfig
 from consilience.lm.scorer import Scorer, Scores
 from consilience.theories import THEORIES, Theory
@@ -135,7 +135,7 @@ class Judge:
                 self._scorers[config.annotator] = _open_scorer(config, Path(self._answers.name))
             except Exception as error:
                 log.exception("annotator %s cannot start", config.annotator)
-                self._problems[config.annotator] = f"it cannot start: {_first_line(error)}"
+                self._problems[config.annotator] = f"it cannot start: {first_line(error)}"
         self._batch: Any = serve.batch(
             max_batch_size=batching.max_batch_size, batch_wait_timeout_s=batching.batch_wait_timeout_s
         )(self._judge)
@@ -161,7 +161,7 @@ class Judge:
             except Exception as error:
                 log.exception("annotator %s failed on a batch of %d", name, len(dilemmas))
                 for judgements in found:
-                    judgements[name] = f"it failed: {_first_line(error)}"
+                    judgements[name] = f"it failed: {first_line(error)}"
                 continue
             for row, judgements in enumerate(found):
                 judgements[name] = _row(scores, row, wanted, asked[row][1])
@@ -222,7 +222,3 @@ async def _writing(
         tokens=turn.tokens,
         seconds=loop.time() - started,
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

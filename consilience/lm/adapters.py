@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from consilience.errors import UserError
+from consilience.errors import UserError, one_line
 from consilience.files import atomic_path, write_json
 from consilience.lm.sources import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
 
@@ -82,7 +82,7 @@ def read_adapter(folder: Path) -> Adapter:
             base_digest = (file.metadata() or {}).get(_BASE)
         return Adapter(folder, settings, load_file(folder / ADAPTER_WEIGHTS), base_digest)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: no adapter can be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"{folder}: no adapter can be read: {one_line(error)}") from None
 
 
 @contextmanager
@@ -91,9 +91,7 @@ def fitting(adapter: Adapter) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise UserError(
-            f"{adapter.folder}: an adapter of another base than this model: {' '.join(str(error).split())}"
-        ) from None
+        raise UserError(f"{adapter.folder}: an adapter of another base than this model: {one_line(error)}") from None
 
 
 def fill(model: PeftModel, adapter: Adapter, name: str = "default") -> None:

@@ -31,11 +31,13 @@ from unittest.mock import patch
 import yaml
 from filelock import FileLock
 
-from consilience.errors import UserError
+from consilience.errors import UserError, first_line
 from consilience.files import digest_file, digest_json, write_json
 
 ADAPTER_SETTINGS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PACKAGE = "package:"
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+"""What transformers reads first. Without either it would turn to files that can hold a pickle."""
 _SETTINGS = ("*.json", "*.jinja", "*.txt", "tokenizer.model")
 _LICENCES = {
     "apache-2.0": ("Apache-2.0", ""),
@@ -113,7 +115,9 @@ def open_source(source: str, revision: str | None = None) -> ModelFiles:
         else:
             folder = Path(source).expanduser()
         if not _holds_model(folder):
-            raise UserError(f"model source '{source}': expected config.json and *.safetensors in {folder}")
+            raise UserError(
+                f"model source '{source}': expected config.json and *.safetensors ({' or '.join(_WEIGHTS)}) in {folder}"
+            )
         return _describe(source, revision, folder)
 
 
@@ -139,7 +143,7 @@ def digest_adapter(folder: Path) -> str:
 
 
 def _holds_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    return (folder / "config.json").is_file() and any((folder / name).is_file() for name in _WEIGHTS)
 
 
 def _find_in_package(source: str) -> Path:
@@ -162,7 +166,7 @@ def _download(source: str, revision: str) -> Path:
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"model source '{source}': revision {revision} is not to be had: {reason}") from None
 
 

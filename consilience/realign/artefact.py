@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from consilience.config import Config, parse_config
-from consilience.errors import UserError
+from consilience.errors import UserError, first_line
 from consilience.files import atomic_path, digest_file, digest_json, read_json, write_json
 from consilience.lm.annotator_block import Elicitation
 from consilience.lm.language_model import LanguageModel
@@ -94,7 +94,7 @@ class Artefact:
             head = Head(about.width, about.head).requires_grad_(False)
             head.load_state_dict({name.removeprefix("head."): value for name, value in tensors.items()})
         except (SafetensorError, KeyError, RuntimeError) as error:
-            raise UserError(f"{path}: not theory tokens of this version: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{path}: not theory tokens of this version: {first_line(error)}") from None
         if rows.shape != (len(about.word), about.width):
             raise UserError(f"{path}: rows of shape {tuple(rows.shape)}; expected {(len(about.word), about.width)}")
         return cls(about, rows, head)

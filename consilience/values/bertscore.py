@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from consilience.errors import UserError
+from consilience.errors import UserError, first_line
 from consilience.lm.sources import open_source
 from consilience.values.evaluation_settings import ScoreEncoder
 
@@ -85,7 +85,7 @@ def load_scorer(config: ScoreEncoder) -> BertScorer:
     try:
         model = AutoModel.from_pretrained(files.folder, dtype=torch.float32, local_files_only=True)
     except ValueError as error:
-        raise UserError(f"encoder '{config.source}': not a text encoder: {str(error).splitlines()[0]}") from None
+        raise UserError(f"encoder '{config.source}': not a text encoder: {first_line(error)}") from None
     layers = int(model.config.num_hidden_layers)
     if config.layer > layers:
         raise UserError(f"encoder '{config.source}': layer {config.layer}; expected 1 to {layers}")

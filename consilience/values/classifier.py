@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from consilience.errors import UserError
+from consilience.errors import UserError, first_line
 from consilience.files import atomic_path, digest_file, write_json
 from consilience.lm.sources import open_source
 from consilience.theories import VALUE_NAMES
@@ -59,7 +59,7 @@ class ValueClassifier(nn.Module):
         try:
             encoder = AutoModel.from_pretrained(files.folder, dtype=torch.float32, local_files_only=True)
         except ValueError as error:
-            raise UserError(f"encoder '{config.source}': not a text encoder: {str(error).splitlines()[0]}") from None
+            raise UserError(f"encoder '{config.source}': not a text encoder: {first_line(error)}") from None
         return cls._on(encoder, config, files.folder)
 
     @classmethod
@@ -77,10 +77,12 @@ class ValueClassifier(nn.Module):
         return self.heads.weight.device
 
     def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids, cut to `max_tokens`."""
+        """Token ids, cut to `max_tokens`; a text is data, in which no control token is recognised."""
         if not texts:
             return []
-        ids: list[list[int]] = self.tokeniser(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+        ids: list[list[int]] = self.tokeniser(
+            list(texts), truncation=True, max_length=self.max_tokens, split_special_tokens=True
+        )["input_ids"]
         return ids
 
     def forward(self, rows: Sequence[Sequence[int]]) -> Tensor:

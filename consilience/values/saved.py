@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from consilience.errors import UserError
+from consilience.errors import UserError, one_line
 from consilience.files import atomic_path, digest_file, digest_json, write_json
 from consilience.lm.sources import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
 from consilience.values.base import BaseConfig, base_digest
@@ -73,7 +73,7 @@ def read_adapters(run: Path) -> SavedAdapters:
     except FileNotFoundError:
         raise UserError(f"{run}: no {_FILE}; expected a finished run of train_agents or train_aggregator") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run / _FILE}: not a description of adapters: {' '.join(str(error).split())}") from None
+        raise UserError(f"{run / _FILE}: not a description of adapters: {one_line(error)}") from None
 
 
 def check_saved(saved: SavedAdapters) -> None:

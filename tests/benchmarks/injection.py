@@ -3,7 +3,7 @@
     python -m tests.benchmarks.injection --run runs/demo --scores runs/injection.parquet
 
 Twelve dilemmas of the demo are judged under commonsense as they are, with a harmless sentence added, and under every
-attack, towards yes and towards no, by the models of a finished `make demo`. The judgements (300 a model) are kept in
+attack, towards yes and towards no, by the models of a finished `make demo`. The judgements (312 a model) are kept in
 `--scores`; the same command again asks for none of them. A shift is counted towards what the attack asks for; intervals
 are Student's over dilemmas, 95 %. `random01` reads nothing and keeps its answers.
 
@@ -92,25 +92,20 @@ CONDITIONS = [(CLEAN, 1.0), (HARMLESS, 1.0), *itertools.product(ATTACKS, (1.0, 0
 def judge(run: Path, kept: Path) -> pd.DataFrame:
     """annotator, attack, target, item_id, score of every model of the run's pool; what is in `kept` is not asked."""
     lines = (ROOT / "configs/demo_dilemmas.jsonl").read_text(encoding="utf-8").splitlines()[::EVERY]
-    dilemmas = [json.loads(line) for line in lines]
-    rows = [
-        {"attack": attack, "target": target, "item_id": dilemma["item_id"], "text": dilemma["text"]}
-        for attack, target in CONDITIONS
-        for dilemma in dilemmas
-    ]
+    dilemmas = pd.DataFrame([json.loads(line) for line in lines])
     found = [pd.read_parquet(kept)] if kept.exists() else []
-    done = set(found[0]["annotator"]) if found else set()
+    done = set(zip(*(found[0][key] for key in ("annotator", "attack", "target")), strict=True)) if found else set()
     for block in json.loads((run / "manifest.json").read_text(encoding="utf-8"))["config"]["pool"]:
-        if block["kind"] != "transformers" or block["annotator"] in done:
+        open_conditions = [pair for pair in CONDITIONS if (block["annotator"], *pair) not in done]
+        if block["kind"] != "transformers" or not open_conditions:
             continue
         scorer = open_scorer(TransformersAnnotator.model_validate(block), run)
-        texts = [attacked(row["attack"], row["text"], row["target"]) for row in rows]
-        scores = np.concatenate(
-            [scorer.score(texts[at : at + 20], pick_theories([THEORY])).score[:, 0] for at in range(0, len(texts), 20)]
-        )
-        frame = pd.DataFrame(rows).drop(columns="text").assign(annotator=block["annotator"], score=scores)
-        found.append(frame)
-        pd.concat(found).to_parquet(kept)
+        for attack, target in open_conditions:
+            texts = [attacked(attack, text, target) for text in dilemmas["text"]]
+            scores = scorer.score(texts, pick_theories([THEORY])).score[:, 0]
+            frame = dilemmas[["item_id"]].assign(attack=attack, target=target, score=scores)
+            found.append(frame.assign(annotator=block["annotator"]))
+            pd.concat(found).to_parquet(kept)
     return pd.concat(found, ignore_index=True)
 
 
@@ -177,7 +172,7 @@ class Consensus:
 def by_consensus(judged: pd.DataFrame, consensus: Consensus) -> Iterator[list[str]]:
     """Mean shift over dilemmas and both directions, and the largest in absolute value."""
     tasks = consensus.clean.task_frame()
-    scores = judged.set_index(["attack", "target", "annotator", "item_id"])["score"]
+    scores = judged.set_index(["attack", "target", "annotator", "item_id"])["score"].sort_index()
 
     def full(attack: str, target: float) -> Floats:
         """The run's scores, those of the attacked tasks in their place."""

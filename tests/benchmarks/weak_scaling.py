@@ -235,6 +235,7 @@ if __name__ == "__main__":
     parser.add_argument("--wait", type=float, default=1.0, help="nodes: seconds for a batch")
     arguments = parser.parse_args()
     os.environ |= {"PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    os.environ |= {"RAY_raylet_start_wait_time_s": "120"}  # all nodes start on the same cores
     rows = []
     for size in arguments.sizes:
         if arguments.what == "nodes":

@@ -19,7 +19,8 @@ import yaml
 from chat_server import USD_PER_TOKEN_IN, USD_PER_TOKEN_OUT, Body, ChatServer, Seen, completion, p_yes, with_logprobs
 
 from consilience.lm.openai_annotator import OpenAIAnnotator, request_body
-from consilience.tables import ANNOTATIONS, read_table
+from consilience.table_schema import read_table
+from consilience.tables import ANNOTATIONS
 from consilience.theories import THEORIES
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -128,6 +129,7 @@ def files_with_the_key(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
 
 
+@pytest.mark.fault("annotate", "driver", "resumed")
 def test_a_killed_job_pays_nothing_twice_and_shows_no_key(server: ChatServer, start: Start, tmp_path: Path) -> None:
     path, config = write_config(tmp_path, server, concurrency=4)
     run, log = tmp_path / "run", tmp_path / "log"

