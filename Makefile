@@ -9,7 +9,7 @@ UV := $(VENV)/bin/uv
 FIND_LINKS := $(strip $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 TORCH := $(if $(FIND_LINKS),--find-links "$(FIND_LINKS)",--torch-backend auto)
 
-.PHONY: setup demo demo-values serve test lint bench chaos clean
+.PHONY: setup demo demo-values serve check lint test examples audit docs bench chaos clean
 
 setup: $(VENV)/.ready
 
@@ -34,6 +34,9 @@ demo-values: setup
 serve: setup
 	$(PY) -m serve_app --config configs/serve.yaml
 
+# All that must hold. The tests hold the docs, too: commands, links, config keys (tests/unit/test_docs.py).
+check: test examples
+
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -42,12 +45,34 @@ lint: setup
 test: lint
 	$(VENV)/bin/pytest
 
+# Every job once, end to end, on the project's own small data.
+examples: setup
+	rm -rf runs/smoke-*
+	$(PY) -m jobs.annotate --config configs/smoke/annotate.yaml --out runs/smoke-annotate
+	$(PY) -m jobs.aggregate --config configs/smoke/aggregate.yaml --out runs/smoke-aggregate
+	$(PY) -m jobs.pipeline --config configs/smoke/pipeline.yaml --out runs/smoke-pipeline
+	$(PY) -m jobs.pipeline --config configs/smoke/realign.yaml --out runs/smoke-realign
+	$(PY) -m jobs.train_values --config configs/smoke/train_values.yaml --out runs/smoke-values
+	$(PY) -m jobs.train_agents --config configs/smoke/train_agents.yaml --out runs/smoke-agents
+	$(PY) -m jobs.train_aggregator --config configs/smoke/train_aggregator.yaml --out runs/smoke-aggregator
+	$(PY) -m jobs.evaluate --config configs/smoke/evaluate.yaml --out runs/smoke-evaluation
+	$(PY) -m jobs.calibrate --config configs/smoke/calibrate.yaml --out runs/smoke-calibrate
+	$(PY) -m jobs.augment --config configs/smoke/augment.yaml --out runs/smoke-augment
+
+# Known vulnerabilities of the locked packages; needs PyPI's advisories (docs/security.md).
+audit: setup
+	$(PY) .ci/audit.py
+
+# What is generated of the docs.
+docs: setup
+	$(PY) -m jobs.config_reference > docs/config.md
+
 bench: setup
 	$(VENV)/bin/pytest tests/benchmarks -m bench -s
 
-# Slow tests of faults and of whole trainings on Ray, left out of `make test`.
+# Slow tests of faults and of whole trainings on Ray, left out of `make test`; writes the table of docs/faults.md.
 chaos: setup
-	$(VENV)/bin/pytest -m chaos
+	$(VENV)/bin/pytest -m "chaos or fault" --faults docs/faults.md
 
 clean:
 	rm -rf $(VENV) runs

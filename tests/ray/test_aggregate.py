@@ -1,8 +1,6 @@
 """The aggregate job: in one process and over shard actors, through kills, on bad input."""
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 
-from actors.em_shard import EMShard, names_in
-from consilience.consensus.em import TruncatedNormalEM
 from consilience.tables import ANNOTATIONS, CONSENSUS, RELIABILITY, read_table, write_table
 from jobs.aggregate import JOB
 from jobs.cli import main
@@ -73,31 +68,6 @@ def test_shards_find_what_one_process_finds(cluster: None, tmp_path: Path, shard
     one, other = (json.loads((tmp_path / folder / "summary.json").read_text()) for folder in ("one", "many"))
     for key in ("items", "annotators", "flagged", "iterations", "converged"):
         assert one[key] == other[key]
-
-
-def test_a_killed_shard_comes_back_and_changes_nothing(cluster: None, tmp_path: Path) -> None:
-    table = save(annotations(), tmp_path / "annotations.parquet")
-    names = names_in(table)
-    shards = [EMShard.remote(table, shard, 2, *names, None) for shard in range(2)]
-
-    def total(method: str, *arguments: object) -> object:
-        first, second = ray.get([getattr(shard, method).remote(*arguments) for shard in shards])
-        return first + second
-
-    passes = 0
-
-    def step(parameters: object) -> object:
-        nonlocal passes
-        passes += 1
-        if passes == 3:
-            os.kill(ray.get(shards[1].__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
-        return total("step", parameters)
-
-    em = TruncatedNormalEM()
-    em.run(step, total("profile"))  # type: ignore[arg-type]
-    undisturbed = TruncatedNormalEM().fit(read_table(table, ANNOTATIONS).to_pandas())
-    assert passes > 4
-    np.testing.assert_allclose(em.model_.parameters.mu, undisturbed.model_.parameters.mu, rtol=0, atol=1e-9)  # type: ignore[union-attr]
 
 
 def test_a_bad_score_in_a_shard_is_one_line(cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import ray
 import yaml
+from kills import Host, at_work, killing
 from safetensors.numpy import save_file
 
 from consilience.consensus.noise import measurement_noise
@@ -114,6 +114,7 @@ def test_every_dilemma_theory_and_annotator_once(cluster: None, tmp_path: Path) 
     assert "Apache" in licences[0]
 
 
+@pytest.mark.fault("annotate", "driver", "resumed")
 def test_a_killed_driver_resumes_and_repeats_nothing(start: Start, tmp_path: Path) -> None:
     config = write_config(tmp_path, [smollm2(), control("random01")], items=18)
     out = tmp_path / "run"
@@ -140,32 +141,16 @@ def test_a_terminated_job_can_be_resumed(start: Start, tmp_path: Path) -> None:
     assert not (out / "annotations.parquet").exists()
 
 
-def test_a_killed_actor_is_replaced_and_every_row_is_there_once(cluster: None, tmp_path: Path) -> None:
+@pytest.mark.fault("annotate", "model actor", "finished")
+def test_killed_actors_are_replaced_and_every_row_is_there_once(cluster: None, tmp_path: Path) -> None:
     config = write_config(tmp_path, [smollm2(), control("random01")], items=18)
     out = tmp_path / "run"
-    watcher = kill_one_actor.remote(str(out), 8)
-    assert main(JOB, ["--config", str(config), "--out", str(out)]) == 0
-    assert ray.get(watcher), "no actor was killed"
+    with killing(lambda: at_work(Host("MapWorker", "parts/**/*.parquet", 8), out), most=None) as killed:
+        assert main(JOB, ["--config", str(config), "--out", str(out)]) == 0
+    assert killed
     frame = annotations(out)
     assert_every_cell_once(frame, 18, 2)
     assert frame["score"].notna().all()
-
-
-@ray.remote(num_cpus=0)
-def kill_one_actor(out: str, parts: int) -> bool:
-    """Wait for `parts` parts, then SIGKILL a process that hosts the real model's actor (the largest of them)."""
-    import psutil
-
-    deadline = time.monotonic() + 120
-    while len([path for path in (Path(out) / "parts").rglob("*.parquet") if path.name[0] != "."]) < parts:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    actors = [p for p in psutil.process_iter(["name", "memory_info"]) if "MapWorker" in (p.info["name"] or "")]
-    if not actors:
-        return False
-    max(actors, key=lambda actor: actor.info["memory_info"].rss).kill()
-    return True
 
 
 def test_an_annotator_that_cannot_start_does_not_stop_the_others(

@@ -1,16 +1,12 @@
 """Calibration on Ray: two workers that lose one tune what one process tunes; and the whole job, resumed."""
 
 import json
-import os
-import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
+from kills import TRAINER, at_work, killing
 from safetensors.torch import load_file
 
 from actors.calibrate_worker import read_items, tune
@@ -33,19 +29,6 @@ ROOT = Path(__file__).parents[2]
 FIT = EncoderFit(epochs=6, batch_size=5, learning_rate=2e-3, head_learning_rate=2e-2)
 
 
-def kill_a_worker_after_the_first_checkpoint(folder: Path, killed: list[int]) -> None:
-    while not list(folder.glob("checkpoint_*")):
-        time.sleep(0.02)
-    workers = [process for process in psutil.process_iter(["name", "cmdline"]) if "RayTrainWorker" in title(process)]
-    ours = [process for process in workers if psutil.Process().pid in [parent.pid for parent in process.parents()]]
-    os.kill(ours[0].pid, signal.SIGKILL)
-    killed.append(ours[0].pid)
-
-
-def title(process: psutil.Process) -> str:
-    return " ".join(process.info["cmdline"] or [process.info["name"] or ""])
-
-
 def test_two_workers_equal_one_even_when_one_dies(
     cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,14 +38,10 @@ def test_two_workers_equal_one_even_when_one_dies(
     alone = CalibrationTrainer(TunedEncoder(encoder, train, 0), train, dev, "dirichlet_multinomial", FIT, 0)
     while not alone.finished:
         alone.step()
-    killed: list[int] = []
-    killer = threading.Thread(
-        target=kill_a_worker_after_the_first_checkpoint, args=(tmp_path / "two", killed), daemon=True
-    )
-    killer.start()
     workers = TuningWorkersConfig(workers=2, max_failures=2, checkpoint_batches=20)
-    tuned = tune(train, dev, encoder, FIT, "dirichlet_multinomial", 0, workers, tmp_path, "two")
-    assert killed, "a worker was killed on the way"
+    with killing(lambda: at_work(TRAINER, tmp_path / "two")) as killed:
+        tuned = tune(train, dev, encoder, FIT, "dirichlet_multinomial", 0, workers, tmp_path, "two")
+    assert killed
     for key in ("loss_train", "ce_dev", "concentration"):
         pair = [[entry[key] for entry in history] for history in (tuned.history, alone.history)]
         np.testing.assert_allclose(pair[0], pair[1], rtol=1e-3)  # type: ignore[arg-type]

@@ -43,6 +43,7 @@ def variables(tmp_path: Path) -> Iterator[dict[str, str]]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_TMPDIR": folder,
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": "120",  # where all nodes start on two busy cores
         "RAY_worker_niceness": "0",
     }
     for process in psutil.process_iter():  # Ray's own, which are children of nobody when their parent is gone
@@ -84,6 +85,15 @@ def test_models_and_agents_land_on_a_gpu_of_their_own(tmp_path: Path, variables:
     assert len(set(found["annotators"].values())) == 3, "no two of them on one GPU"
     assert len(set(found["agents"])) == 5
     assert set(found["agents"]) | set(found["annotators"].values()) <= set(found["gpu_nodes"])
+
+
+def test_actors_of_a_pool_share_the_work(variables: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.weak_scaling", "nodes", "--sizes", "2", "--batches", "8"]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-6000:]
+    found = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert found[-1]["dilemmas"] == 2 * 8 * 16
+    assert found[-1]["of_possible"] > 0.6, "two actors that each judge half of the time, or one alone"
 
 
 def test_nodes_come_for_a_pool_and_go_when_idle(tmp_path: Path, variables: dict[str, str]) -> None:
@@ -221,7 +231,7 @@ def spread(folder: Path) -> dict[str, Any]:
 
     pool = tiny_pool(folder, 3, 1)
     saved = read_adapters(Path(str(save_tiny_runs(folder / "values", VALUES)["agents"])))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     for _ in range(5):
         cluster.add_node(num_cpus=2, num_gpus=1)
     cluster.connect()
@@ -246,7 +256,7 @@ def autoscaled(folder: Path) -> dict[str, Any]:
     """One model with two actors judges on a cluster that has no GPU yet."""
     import ray
 
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while True:
         try:
             ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)

@@ -1,7 +1,9 @@
 """The job as it is run on a cluster: `ray job submit --working-dir . -- python -m jobs.pipeline ...`."""
 
 import contextlib
+import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -9,8 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,6 +23,9 @@ from consilience.runs import read_manifest
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+sys.path.insert(0, str(ROOT / "tests/unit"))
+
+from chat_server import ChatServer  # noqa: E402
 
 
 def free_port() -> int:
@@ -81,3 +88,70 @@ def test_the_pipeline_runs_as_a_submitted_job(head: tuple[str, dict[str, str]], 
     manifest = read_manifest(out)
     assert manifest["status"] == "done"
     assert (out / "report.html").exists()
+
+
+def write_paid_job(folder: Path, url: str) -> Path:
+    """400 judgements, half a second each and eight at a time, by an annotator with a price."""
+    rows = [{"item_id": str(k), "text": f"I kept {k} coins that I had found."} for k in range(80)]
+    (folder / "dilemmas.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    annotator = {"annotator": "api", "kind": "openai", "base_url": url, "model": "m", "requests_per_minute": 60_000}
+    annotator |= {"usd_per_million_input": 0.5, "usd_per_million_output": 2.0}
+    config = {"dilemmas": str(folder / "dilemmas.jsonl"), "pool": [annotator], "batch_size": 2, "repeat_sample": 0}
+    (folder / "annotate.yaml").write_text(json.dumps(config))
+    return folder / "annotate.yaml"
+
+
+def measured(environment: dict[str, str]) -> str:
+    """What Prometheus would read, from the addresses that Ray hands to it."""
+    file = Path(environment["RAY_TMPDIR"]) / "ray/prom_metrics_service_discovery.json"
+    places = json.loads(file.read_text()) if file.exists() else []
+    pages = []
+    for address in (target for place in places for target in place["targets"]):
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as page:
+            pages.append(page.read().decode())
+    return "\n".join(pages)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(480)
+def test_a_running_job_says_how_far_it_is_and_what_it_has_cost(
+    head: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
+    address, environment = head
+
+    def job(what: str, *arguments: str) -> str:
+        command = [BIN / "ray", "job", what, "--address", address, *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    with ChatServer(latency=0.5).running() as server:
+        config = write_paid_job(tmp_path, server.url)
+        command = ["python", "-m", "jobs.annotate", "--config", str(config), "--out", str(tmp_path / "run")]
+        settings = ["--submission-id", "shown", "--metadata-json", json.dumps({"job": "annotate"})]
+        settings += ["--runtime-env-json", json.dumps({"env_vars": {"CONSILIENCE_LOG": "json"}})]
+        job("submit", "--no-wait", "--entrypoint-num-cpus", "0.1", *settings, "--", *command)
+        status = listed = page = ""
+        deadline = time.monotonic() + 300
+        while "'shown' succeeded" not in (state := job("status", "shown")):
+            assert time.monotonic() < deadline
+            assert "'shown' failed" not in state, job("logs", "shown")
+            if "USD" in state:
+                status, listed = state, job("list")
+            page = found if "consilience_job_cost_usd{" in (found := measured(environment)) else page
+            time.sleep(1)
+        log = job("logs", "shown")
+    assert re.search(r"annotating: \d+/400, \d+\.\d/s, \d:\d\d:\d\d left, 0\.\d{4} USD so far", status), status
+    for key in ("job", "progress annotating", "cost_usd annotating"):
+        assert f"'{key}': " in listed
+    lines: list[dict[str, Any]] = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    told = [line for line in lines if line.get("rate_per_second")]
+    assert told
+    assert all(line["run"] == "shown" and line["total"] == 400 and line["cost_usd"] > 0 for line in told)
+    assert read_manifest(tmp_path / "run")["run_id"] == "shown"
+    for name in ("done", "total", "cost_usd"):
+        assert re.search(rf'^ray_consilience_job_{name}{{[^}}]*run="shown"[^}}]*}} ', page, re.MULTILINE), name
+    board = (ROOT / "cluster/grafana-jobs.json").read_text()
+    needs_more = re.compile("gpu")  # this machine has none
+    shown = {name for name in re.findall(r"\bray_\w+", board) if not needs_more.search(name)}
+    assert {name for name in shown if not re.search(rf"^{name}{{", page, re.MULTILINE)} == set()

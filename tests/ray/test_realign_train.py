@@ -1,18 +1,14 @@
 """Realignment in Ray Train and Ray Tune: two workers that lose one on the way train what one process trains."""
 
-import os
-import signal
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import ray
 import torch
+from kills import TRAINER, at_work, killing
 
 from actors.realign_worker import read_trained, train_pair, tune_pair
 from consilience.lm.language_model import load_model
@@ -34,19 +30,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def kill_a_worker_after_the_first_checkpoint(folder: Path, killed: list[int]) -> None:
-    while not list(folder.glob("checkpoint_*")):
-        time.sleep(0.05)
-    workers = [process for process in psutil.process_iter(["name", "cmdline"]) if "RayTrainWorker" in title(process)]
-    ours = [process for process in workers if psutil.Process().pid in [parent.pid for parent in process.parents()]]
-    os.kill(ours[0].pid, signal.SIGKILL)
-    killed.append(ours[0].pid)
-
-
-def title(process: psutil.Process) -> str:
-    return " ".join(process.info["cmdline"] or [process.info["name"] or ""])
-
-
 @pytest.mark.timeout(300)
 def test_two_workers_equal_one_even_when_one_dies(cluster: None, tmp_path: Path) -> None:
     case = pair(save(tmp_path / "models"), items=20)
@@ -56,14 +39,10 @@ def test_two_workers_equal_one_even_when_one_dies(cluster: None, tmp_path: Path)
     with alone.reading():
         while not alone.finished:
             alone.step()
-    killed: list[int] = []
-    killer = threading.Thread(
-        target=kill_a_worker_after_the_first_checkpoint, args=(tmp_path / "pair", killed), daemon=True
-    )
-    killer.start()
     workers = RealignWorkersConfig(workers=2, max_failures=2, checkpoint_items=150)
-    trained = read_trained(ray.get(train_pair.remote(case, CONFIG, workers, tmp_path, "pair")))
-    assert killed, "a worker was killed on the way"
+    with killing(lambda: at_work(TRAINER, tmp_path / "pair")) as killed:
+        trained = read_trained(ray.get(train_pair.remote(case, CONFIG, workers, tmp_path, "pair")))
+    assert killed
     assert len(trained.history) == len(alone.history)
     np.testing.assert_allclose(
         [metrics["js_dev"] for metrics in trained.history], [metrics["js_dev"] for metrics in alone.history], atol=1e-4

@@ -1,17 +1,13 @@
 """Value classifiers in Ray Train: two workers that lose one train what one process trains; and the whole job."""
 
 import json
-import os
-import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pytest
+from kills import TRAINER, at_work, killing
 
 from actors.values_worker import train_classifier
 from consilience.tables import VALUE_CLASSIFIERS, VALUE_EXAMPLES, VALUE_METRICS, read_table, write_table
@@ -32,19 +28,6 @@ ROOT = Path(__file__).parents[2]
 FIT = FitConfig(epochs=4, batch_size=5, learning_rate=1e-3, head_learning_rate=1e-2)
 
 
-def kill_a_worker_after_the_first_checkpoint(folder: Path, killed: list[int]) -> None:
-    while not list(folder.glob("checkpoint_*")):
-        time.sleep(0.02)
-    workers = [process for process in psutil.process_iter(["name", "cmdline"]) if "RayTrainWorker" in title(process)]
-    ours = [process for process in workers if psutil.Process().pid in [parent.pid for parent in process.parents()]]
-    os.kill(ours[0].pid, signal.SIGKILL)
-    killed.append(ours[0].pid)
-
-
-def title(process: psutil.Process) -> str:
-    return " ".join(process.info["cmdline"] or [process.info["name"] or ""])
-
-
 def test_two_workers_equal_one_even_when_one_dies(
     cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,14 +39,10 @@ def test_two_workers_equal_one_even_when_one_dies(
     alone = ClassifierTrainer(ValueClassifier.build(encoder, 0), examples, FIT, 0)
     while not alone.finished:
         alone.step()
-    killed: list[int] = []
-    killer = threading.Thread(
-        target=kill_a_worker_after_the_first_checkpoint, args=(tmp_path / "two", killed), daemon=True
-    )
-    killer.start()
     workers = ClassifierWorkersConfig(workers=2, max_failures=2, checkpoint_batches=20)
-    trained = train_classifier(path, encoder, FIT, 0, workers, tmp_path, "two")
-    assert killed, "a worker was killed on the way"
+    with killing(lambda: at_work(TRAINER, tmp_path / "two")) as killed:
+        trained = train_classifier(path, encoder, FIT, 0, workers, tmp_path, "two")
+    assert killed
     losses = [[entry["loss_train"] for entry in history] for history in (trained.history, alone.history)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
     held_out = (examples["split"] != "train").to_numpy()
