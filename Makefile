@@ -9,7 +9,7 @@ UV := $(VENV)/bin/uv
 FIND_LINKS := $(strip $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 TORCH := $(if $(FIND_LINKS),--find-links "$(FIND_LINKS)",--torch-backend auto)
 
-.PHONY: setup demo demo-values serve check lint test examples audit docs bench chaos clean
+.PHONY: setup demo demo-values serve check lint test examples audit docs bench chaos gpu clean
 
 setup: $(VENV)/.ready
 
@@ -73,6 +73,10 @@ bench: setup
 # Slow tests of faults and of whole trainings on Ray, left out of `make test`; writes the table of docs/faults.md.
 chaos: setup
 	$(VENV)/bin/pytest -m "chaos or fault" --faults docs/faults.md
+
+# What a CPU computes, a GPU computes; with a table of how much in a second.
+gpu: setup
+	$(VENV)/bin/pytest tests/gpu -m gpu -s
 
 clean:
 	rm -rf $(VENV) runs

@@ -46,7 +46,7 @@ def at_work(host: Host, run: Path, root: psutil.Process | None = None) -> list[p
 
 def wait_for(look: Callable[[], list[psutil.Process]], alive: Callable[[], bool]) -> list[psutil.Process]:
     """What `look` finds, as soon as it finds something."""
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 300
     while not (found := look()):
         assert alive(), "the job ended before anything was killed"
         assert time.monotonic() < deadline, "nothing to kill was seen"

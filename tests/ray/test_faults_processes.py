@@ -20,7 +20,7 @@ from consilience.runs import read_manifest
 
 Start = Callable[[str | None], "subprocess.Popen[bytes]"]
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.mark.parametrize(("job", "part"), [*cells("model actor"), *cells("training worker")])

@@ -322,7 +322,7 @@ def test_judges_that_fail(error: Exception, status: int) -> None:
 
 
 def test_logs_hold_neither_tokens_nor_questions_unless_told(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="ray.serve")
     setting = make_setting(small_consensus())
     secret = "xyzzy"
     for _ in range(2):
