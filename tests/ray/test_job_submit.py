@@ -136,7 +136,7 @@ def test_a_running_job_says_how_far_it_is_and_what_it_has_cost(
         while "'shown' succeeded" not in (state := job("status", "shown")):
             assert time.monotonic() < deadline
             assert "'shown' failed" not in state, job("logs", "shown")
-            if "USD" in state:
+            if " left, " in state:
                 status, listed = state, job("list")
             page = found if "consilience_job_cost_usd{" in (found := measured(environment)) else page
             time.sleep(1)
