@@ -6,13 +6,6 @@ Long format, one row per what the key names. Direction is fixed: score, gold and
 
 from consilience.lm.scorer import STATUSES
 from consilience.table_schema import TableSchema, correlation, count, flag, maybe, number, share, text
-from consilience.table_schema import check_key as check_key
-from consilience.table_schema import column_names as column_names
-from consilience.table_schema import conform as conform
-from consilience.table_schema import iterate_parquet as iterate_parquet
-from consilience.table_schema import read_table as read_table
-from consilience.table_schema import required as required
-from consilience.table_schema import write_table as write_table
 from consilience.theories import THEORY_NAMES, VALUE_NAMES
 
 _THEORY = text("theory", choices=THEORY_NAMES)

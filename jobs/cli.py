@@ -112,9 +112,10 @@ def _mistake(error: BaseException) -> UserError | None:
 
 
 def _reason(error: BaseException) -> str:
-    """Type and first line of what went wrong, without Ray's error around it."""
-    while isinstance(cause := getattr(error, "cause", None), BaseException):
-        error = cause
+    """Type and first line of what went wrong, without Ray's and Ray Train's errors around it."""
+    carriers = ("cause", "controller_failure")
+    while causes := [each for name in carriers if isinstance(each := getattr(error, name, None), BaseException)]:
+        error = causes[0]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return ": ".join([type(error).__name__, *lines[:1]])
 

@@ -20,7 +20,8 @@ from consilience.files import write_json
 from consilience.lm.annotators import TransformersAnnotator
 from consilience.lm.language_model import load_model
 from consilience.lm.transformers_scorer import TransformersScorer
-from consilience.tables import ANNOTATIONS, VALUE_EXAMPLES, read_table, write_table
+from consilience.table_schema import read_table, write_table
+from consilience.tables import ANNOTATIONS, VALUE_EXAMPLES
 from consilience.tabular.row_model import RowModel
 from consilience.tabular.sampling import sample_rows
 from consilience.tabular.schema import TableSchema

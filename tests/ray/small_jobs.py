@@ -26,7 +26,8 @@ from value_models import save_tiny_encoder, store_classifier, value_examples
 
 from consilience.files import digest_file, write_json
 from consilience.ppo.policy import LoraSettings, Policy
-from consilience.tables import QUESTIONS, VALUE_EXAMPLES, write_table
+from consilience.table_schema import write_table
+from consilience.tables import QUESTIONS, VALUE_EXAMPLES
 from consilience.theories import VALUE_NAMES
 from consilience.values.about import Head
 from consilience.values.base import BaseConfig, load_own

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from consilience.tables import ANNOTATIONS, CONSENSUS, RELIABILITY, read_table, write_table
+from consilience.table_schema import read_table, write_table
+from consilience.tables import ANNOTATIONS, CONSENSUS, RELIABILITY
 from jobs.aggregate import JOB
 from jobs.cli import main
 

@@ -19,7 +19,8 @@ from kills import Host, at_work, killing
 from safetensors.numpy import save_file
 
 from consilience.consensus.noise import measurement_noise
-from consilience.tables import ANNOTATIONS, read_table
+from consilience.table_schema import read_table
+from consilience.tables import ANNOTATIONS
 from consilience.theories import THEORY_NAMES
 from jobs.annotate import JOB
 from jobs.cli import main

@@ -14,7 +14,8 @@ from consilience.calibration.models import TunedEncoder, read
 from consilience.calibration.settings import EncoderFit, TuningWorkersConfig
 from consilience.calibration.training import CalibrationTrainer, put
 from consilience.lm.sources import ADAPTER_WEIGHTS
-from consilience.tables import CALIBRATE_METRICS, CALIBRATE_PREDICTIONS, read_table
+from consilience.table_schema import read_table
+from consilience.tables import CALIBRATE_METRICS, CALIBRATE_PREDICTIONS
 from consilience.values.settings import EncoderConfig
 from jobs.calibrate import JOB
 from jobs.cli import main

@@ -13,7 +13,8 @@ from consilience.config import parse_config
 from consilience.errors import UserError
 from consilience.ppo.policy import LoraSettings, Policy
 from consilience.runs import Run
-from consilience.tables import ANSWERS, QUESTIONS, conform, read_table, write_table
+from consilience.table_schema import conform, read_table, write_table
+from consilience.tables import ANSWERS, QUESTIONS
 from consilience.theories import VALUE_NAMES
 from consilience.values.base import BaseConfig, load_own
 from consilience.values.evaluation_tables import EVALUATION

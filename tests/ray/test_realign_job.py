@@ -12,7 +12,8 @@ from pydantic import TypeAdapter
 
 from consilience.lm.annotators import AnnotatorConfig
 from consilience.lm.pool import open_scorer
-from consilience.tables import ANNOTATIONS, ANNOTATORS, REALIGNED_F1, REALIGNMENT, read_table
+from consilience.table_schema import read_table
+from consilience.tables import ANNOTATIONS, ANNOTATORS, REALIGNED_F1, REALIGNMENT
 from consilience.theories import pick_theories
 from jobs import pipeline, realign
 from jobs.cli import main

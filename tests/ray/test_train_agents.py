@@ -19,7 +19,8 @@ from consilience.errors import UserError
 from consilience.ppo.policy import LoraSettings, Policy
 from consilience.ppo.rewards import call_reward
 from consilience.runs import Run
-from consilience.tables import AGENTS, ANSWERS, read_table
+from consilience.table_schema import read_table
+from consilience.tables import AGENTS, ANSWERS
 from consilience.theories import VALUE_NAMES
 from consilience.values.answer_settings import AnswerConfig
 from consilience.values.base import BaseConfig, load_own

@@ -10,7 +10,8 @@ import pytest
 from kills import TRAINER, at_work, killing
 
 from actors.values_worker import train_classifier
-from consilience.tables import VALUE_CLASSIFIERS, VALUE_EXAMPLES, VALUE_METRICS, read_table, write_table
+from consilience.table_schema import read_table, write_table
+from consilience.tables import VALUE_CLASSIFIERS, VALUE_EXAMPLES, VALUE_METRICS
 from consilience.values.classifier import ValueClassifier
 from consilience.values.reward import load_reward
 from consilience.values.settings import ClassifierWorkersConfig, EncoderConfig, FitConfig

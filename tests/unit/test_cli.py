@@ -24,11 +24,21 @@ def plan(config: Settings) -> list[str]:
     return [f"would read {config.data}"]
 
 
+class CarrierError(Exception):
+    """As Ray Train's ControllerError."""
+
+    def __init__(self, failure: Exception) -> None:
+        super().__init__("failed due to controller error")
+        self.controller_failure = failure
+
+
 def execute(config: Settings, run: Run) -> Summary:
     if config.fail == "user":
         raise UserError("row 3: bad")
     if config.fail == "bug":
         raise ZeroDivisionError("oops")
+    if config.fail == "disk":
+        raise CarrierError(OSError(28, "No space left on device"))
     if config.fail == "interrupt":
         raise KeyboardInterrupt
     return {"items": 3}
@@ -63,6 +73,7 @@ def test_dry_run_touches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--set", "fail=never"], 2, "error: command line: missing key 'data'\n"),
         (["--data", "x", "--set", "fail=user"], 2, "error: row 3: bad\n"),
         (["--data", "x", "--set", "fail=bug"], 1, "failed: ZeroDivisionError: oops; the same command resumes it\n"),
+        (["--data", "x", "--set", "fail=disk"], 1, "failed: OSError: [Errno 28] No space left on device; the same"),
         (["--data", "x", "--set", "fail=interrupt"], 1, "stopped; the same command resumes it"),
     ],
 )
@@ -72,7 +83,7 @@ def test_exit_codes_and_one_line_reasons(
     assert main(JOB, [*arguments, "--out", str(tmp_path / "run")]) == code
     error = capsys.readouterr().err
     assert message in error
-    assert ("Traceback" in error) == (code == 1 and "bug" in str(arguments))
+    assert ("Traceback" in error) == (code == 1 and "interrupt" not in str(arguments))
 
 
 @pytest.mark.parametrize(
