@@ -38,7 +38,7 @@ def connect() -> None:
         ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
         signal.signal(signal.SIGTERM, stop)  # Ray puts one in its place that aborts the process
     for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):
+        if handler.name == "console":
             handler.setLevel(logging.CRITICAL)  # its errors are raised too
     context = DataContext.get_current()
     context.enable_progress_bars = False
