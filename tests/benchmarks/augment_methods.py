@@ -54,6 +54,7 @@ COLUMNS = {
     "missing_shift": "missing shift",
     "rows": "rows",
     "seconds": "seconds",
+    "sampling_seconds": "seconds, drawing",
 }
 
 
@@ -136,8 +137,8 @@ def stored(work: Path) -> pd.DataFrame:
     """One row per table, method and seed, a column per figure; missing NaN."""
     paths = sorted(path for path in work.glob("*.json") if not path.name.endswith(".made.json"))
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    keys = ("table", "method", "seed", "seconds", "rows")
-    return pd.DataFrame([{**{key: each[key] for key in keys}, **each["figures"]} for each in runs]).fillna(np.nan)
+    keys = ("table", "method", "seed", "seconds", "sampling_seconds", "rows")
+    return pd.DataFrame([{**{key: each.get(key) for key in keys}, **each["figures"]} for each in runs]).fillna(np.nan)
 
 
 def interval(values: Sequence[float]) -> str:
