@@ -1,11 +1,13 @@
 """A user's file of dilemmas, made into the `dilemmas` table: bad rows are set aside and the run goes on."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,7 @@ from consilience.table_schema import TableSchema, conform, required
 from consilience.tables import DILEMMAS, REJECTED
 
 _CHUNK = 4_096
+_PARTS = 64
 
 Row = tuple[int, dict[str, Any] | RowError]
 Item = tuple[str, str, str, str | None]
@@ -40,36 +43,49 @@ def prepare_dilemmas(source: Path, out: Path, rejected: Path) -> DilemmaCounts:
 
     `source` is JSONL, CSV, TSV or Parquet with columns `item_id`, `text` and perhaps `source` (default: the file's
     name) and `group`, or a dump of AITA posts (`consilience.datasets.aita`). Numbers as ids become text. A row is bad
-    if it is malformed, its id or text is missing or of the wrong type, or an earlier row has its id. Memory grows by 8
-    bytes per item only: ids are compared by 64-bit digests (two of ten million coincide with probability 3e-6).
+    if it is malformed, its id or text is missing or of the wrong type, or an earlier row has its id. Memory does not
+    grow with the file, but for 8 bytes for each id that repeats: digests of the ids are kept on disk beside `out`, 16
+    bytes each, and a file in which one repeats is read again. (Two of ten million ids are mistaken for one another with
+    probability 3e-6.)
 
     Raises:
         UserError: no such file, an unknown ending, not UTF-8, a missing column, or no usable row. Neither file is
             written then.
     """
+    with atomic_path(out) as items_path, atomic_path(rejected) as rejected_path, ExitStack() as files:
+        ids = _Ids([files.enter_context(TemporaryFile(dir=out.parent)) for _ in range(_PARTS)])
+        counts = _write(source, items_path, rejected_path, np.empty(0, dtype=np.uint64), ids)
+        if len(repeats := ids.repeats()):
+            counts = _write(source, items_path, rejected_path, repeats)
+    return counts
+
+
+def _write(
+    source: Path, out: Path, rejected: Path, repeats: npt.NDArray[np.uint64], ids: "_Ids | None" = None
+) -> DilemmaCounts:
+    """One pass over `source`; rows in `repeats` are bad, and the ids of good rows are noted in `ids`."""
     rows = read_rows(source)
     chunks = iter(lambda: list(islice(rows, _CHUNK)), [])
     first = next(chunks, [])
     read_item = _choose_reader(first, source)
-    seen = _SeenIds()
     items, bad, reason = 0, 0, ""
     with (
-        atomic_path(out) as items_path,
-        pq.ParquetWriter(items_path, DILEMMAS.arrow, compression="zstd") as items_file,
-        atomic_path(rejected) as rejected_path,
-        pq.ParquetWriter(rejected_path, REJECTED.arrow, compression="zstd") as rejected_file,
+        pq.ParquetWriter(out, DILEMMAS.arrow, compression="zstd") as items_file,
+        pq.ParquetWriter(rejected, REJECTED.arrow, compression="zstd") as rejected_file,
     ):
         for chunk in chain([first], chunks):
-            accepted, refused = _sort_rows(chunk, read_item, seen)
+            numbers, accepted, refused = _sort_rows(chunk, read_item, repeats)
             if accepted:
-                items_file.write_table(_table(accepted, DILEMMAS, out))
+                items_file.write_table(_table(accepted, DILEMMAS, source))
             if refused:
-                rejected_file.write_table(_table(refused, REJECTED, rejected))
+                rejected_file.write_table(_table(refused, REJECTED, source))
                 reason = reason or "row {}: {}".format(*refused[0])
+            if ids is not None:
+                ids.add(numbers, [item[0] for item in accepted])
             items += len(accepted)
             bad += len(refused)
-        if not items:
-            raise UserError(f"{source}: no usable row; {reason}")
+    if not items:
+        raise UserError(f"{source}: no usable row; {reason}")
     return DilemmaCounts(items, bad)
 
 
@@ -97,25 +113,26 @@ def _plain_item(row: dict[str, Any], default_source: str) -> Item:
 
 
 def _sort_rows(
-    chunk: Sequence[Row], read_item: Callable[[int, dict[str, Any]], Item], seen: "_SeenIds"
-) -> tuple[list[Item], list[Refused]]:
-    items: list[tuple[int, Item]] = []
+    chunk: Sequence[Row], read_item: Callable[[int, dict[str, Any]], Item], repeats: npt.NDArray[np.uint64]
+) -> tuple[list[int], list[Item], list[Refused]]:
+    """The numbers of good rows, their items, and the bad rows."""
+    numbers: list[int] = []
+    accepted: list[Item] = []
     refused: list[Refused] = []
+    repeated = set(repeats[np.searchsorted(repeats, chunk[0][0]) : np.searchsorted(repeats, chunk[-1][0], "right")])
     for number, row in chunk:
         try:
             if isinstance(row, RowError):
                 raise row
-            items.append((number, read_item(number, row)))
+            item = read_item(number, row)
+            if number in repeated:
+                raise RowError(f"column 'item_id': {item[0]!r} is an earlier row's id")
         except RowError as error:
             refused.append((number, str(error)))
-    new = seen.add([item[0] for _, item in items])
-    accepted = [item for (_, item), is_new in zip(items, new, strict=True) if is_new]
-    refused += [
-        (number, f"column 'item_id': {item[0]!r} is an earlier row's id")
-        for (number, item), is_new in zip(items, new, strict=True)
-        if not is_new
-    ]
-    return accepted, sorted(refused)
+        else:
+            numbers.append(number)
+            accepted.append(item)
+    return numbers, accepted, refused
 
 
 def _table(rows: Sequence[tuple[Any, ...]], schema: TableSchema, where: Path) -> pa.Table:
@@ -123,24 +140,26 @@ def _table(rows: Sequence[tuple[Any, ...]], schema: TableSchema, where: Path) ->
     return conform(pa.table(columns, schema=schema.arrow), schema, str(where))
 
 
-class _SeenIds:
-    """The 64-bit digests of all ids so far: sorted arrays, each more than twice the next."""
+class _Ids:
+    """Ids with their rows, in files by their digests: a repeated id is in one file with the first."""
 
-    def __init__(self) -> None:
-        self._runs: list[npt.NDArray[np.uint64]] = []
+    def __init__(self, files: Sequence[IO[bytes]]) -> None:
+        self._files = files
 
-    def add(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """(n,) whether each of n ids appears for the first time, here and ever."""
+    def add(self, rows: Sequence[int], ids: Sequence[str]) -> None:
+        """Note n ids and the numbers of their rows, which only grow."""
         digests = b"".join(blake2b(text.encode(), digest_size=8).digest() for text in ids)
-        unique, position = np.unique(np.frombuffer(digests, dtype=np.uint64), return_index=True)
-        known = np.zeros(len(unique), dtype=bool)
-        for run in self._runs:
-            known |= run[np.minimum(np.searchsorted(run, unique), len(run) - 1)] == unique
-        new = np.zeros(len(ids), dtype=bool)
-        new[position[~known]] = True
-        if new.any():
-            self._runs.append(unique[~known])
-        while len(self._runs) > 1 and len(self._runs[-2]) <= 2 * len(self._runs[-1]):
-            last = self._runs.pop()
-            self._runs[-1] = np.sort(np.concatenate([self._runs[-1], last]), kind="stable")
-        return new
+        noted = np.stack([np.frombuffer(digests, dtype=np.uint64), np.array(rows, dtype=np.uint64)], axis=1)
+        parts = noted[:, 0] % len(self._files)
+        for part, file in enumerate(self._files):
+            file.write(noted[parts == part].tobytes())
+
+    def repeats(self) -> npt.NDArray[np.uint64]:
+        """The numbers of all rows whose id an earlier row has, in order."""
+        found = []
+        for file in self._files:
+            file.seek(0)
+            digests, rows = np.frombuffer(file.read(), dtype=np.uint64).reshape(-1, 2).T
+            order = np.argsort(digests, kind="stable")
+            found.append(rows[order[1:][digests[order[1:]] == digests[order[:-1]]]])
+        return np.sort(np.concatenate(found))

@@ -5,8 +5,10 @@ import json
 import random
 import resource
 import tracemalloc
-from itertools import pairwise
+from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -203,25 +205,28 @@ def test_ids_are_told_apart_across_chunks_and_rows_keep_their_order(tmp_path: Pa
 
 @settings(max_examples=50)
 @given(st.lists(st.lists(st.sampled_from([str(n) for n in range(30)]), max_size=12), max_size=8))
-def test_seen_ids_agree_with_a_set(calls: list[list[str]]) -> None:
-    seen, known = dilemmas._SeenIds(), set[str]()
+def test_repeated_ids_agree_with_a_set(calls: list[list[str]]) -> None:
+    noted, known, row, expected = dilemmas._Ids([BytesIO() for _ in range(3)]), set[str](), 0, []
     for ids in calls:
-        expected = [item not in known and not known.add(item) for item in ids]  # type: ignore[func-returns-value]
-        assert seen.add(ids).tolist() == expected
+        noted.add(range(row, row + len(ids)), ids)
+        for item in ids:
+            expected += [row] if item in known else []
+            known.add(item)
+            row += 1
+    assert noted.repeats().tolist() == expected
 
 
-def test_memory_is_that_of_a_chunk_and_eight_bytes_an_id() -> None:
-    seen = dilemmas._SeenIds()
-    tracemalloc.start()
-    for start in range(0, 200_000, 4096):
-        seen.add([str(n) for n in range(start, start + 4096)])
-    held, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert held < 12 * 200_000
-    assert peak < 40 * 200_000
-    sizes = [len(run) for run in seen._runs]
-    assert all(left > 2 * right for left, right in pairwise(sizes))
-    assert all(np.all(np.diff(run) > 0) for run in seen._runs)
+def test_memory_is_that_of_a_chunk_and_a_part_of_the_ids(tmp_path: Path) -> None:
+    with ExitStack() as files:
+        noted = dilemmas._Ids([files.enter_context(TemporaryFile(dir=tmp_path)) for _ in range(64)])
+        noted.add([0], ["first"])
+        tracemalloc.start()
+        for start in range(1, 400_000, 4096):
+            noted.add(range(start, start + 4096), [str(n) for n in range(start, start + 4096)])
+        assert noted.repeats().tolist() == []
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 4 * 400_000
 
 
 # AITA dumps
