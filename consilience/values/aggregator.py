@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import Dataset  # type: ignore[import-untyped]
 from peft import LoraConfig, TaskType
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 from transformers.utils.logging import disable_progress_bar
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
@@ -46,6 +46,7 @@ def build_sft_trainer(
         UserError: `workers` cannot share a batch.
     """
     disable_progress_bar()  # type: ignore[no-untyped-call]
+    set_seed(settings.seed)  # of the initial adapter: the trainer sets it too, after it has made one
     lora = settings.lora
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     if model.tokeniser.pad_token is None:
@@ -65,6 +66,7 @@ def build_sft_trainer(
         save_steps=settings.evaluate_every,
         save_total_limit=1,
         load_best_model_at_end=True,
+        restore_callback_states_from_checkpoint=True,  # how much of the patience is spent
         metric_for_best_model="eval_loss",
         logging_steps=1,
         seed=settings.seed,

@@ -153,31 +153,39 @@ def test_tuning_stops_when_validation_no_longer_improves(base: BaseConfig, tmp_p
 
 
 class Interrupt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
-        if state.global_step == 8:
+        if state.global_step == self.step:
             raise KeyboardInterrupt
 
 
-def test_a_resumed_tuning_repeats_the_numbers_of_an_uninterrupted_one(base: BaseConfig, tmp_path: Path) -> None:
-    def trainer(*callbacks: TrainerCallback, resumed: bool = False) -> Any:
+@pytest.mark.parametrize("validations", [0, 1], ids=["at its best", "with patience spent"])
+def test_a_resumed_tuning_repeats_the_numbers_of_an_uninterrupted_one(
+    base: BaseConfig, tmp_path: Path, validations: int
+) -> None:
+    """Whatever numbers have been drawn in the process before."""
+
+    def trainer(name: str, *callbacks: TrainerCallback, resumed: bool = False) -> Any:
         model = load_own(base)
         taught, other = (
             build_examples(model.tokeniser, "dynamic", [question(k, text, care=1) for k in part], ANSWERS, END, 600, 50)
             for text, part in (("Yes.", range(6)), ("Never in my life!", range(2)))
         )
         chosen = settings(steps=30, evaluate_every=3, patience=2)
+        torch.rand(len(name))
         return build_sft_trainer(model, taught, other, chosen, tmp_path / name, callbacks=callbacks, resumed=resumed)
 
-    name = "whole"
-    whole = trainer()
+    whole = trainer("whole")
     whole.train()
-    name = "parts"
+    last = losses(whole.state.log_history)["best_step"] + 3 * validations
     with pytest.raises(KeyboardInterrupt):
-        trainer(Interrupt()).train()
-    parts = trainer(resumed=True)
-    parts.train(resume_from_checkpoint=str(tmp_path / "parts/checkpoint-6"))
+        trainer("parts", Interrupt(last + 2)).train()
+    parts = trainer("parts", resumed=True)
+    parts.train(resume_from_checkpoint=str(tmp_path / f"parts/checkpoint-{last}"))
     assert losses(parts.state.log_history) == losses(whole.state.log_history)
-    assert 8 < whole.state.global_step < 30, "stopped early, after the interruption"
+    assert last < whole.state.global_step < 30, "stopped early, after the interruption"
 
 
 def test_an_answers_table_is_read_by_question() -> None:
