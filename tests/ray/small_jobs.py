@@ -287,7 +287,10 @@ SMALL = {
 }
 
 
-DEFAULT = {("aggregate", "shard actor"), ("train_values", "training worker")}
+DEFAULT = {
+    ("train_values", "training worker"),
+    *(("aggregate", part) for part in ("shard actor", "worker node", "head")),
+}
 """The cells that every run of the tests tries; the others are marked `chaos`."""
 
 

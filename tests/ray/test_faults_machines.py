@@ -12,7 +12,7 @@ from kills import at_work, wait_for
 from own_cluster import Nodes
 from small_jobs import ROOT, Case, cells
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
