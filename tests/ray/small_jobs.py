@@ -6,14 +6,17 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 from fault_table import JOBS
 from kills import TRAINER, Host
+from safetensors import safe_open
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from chat_server import ChatServer
@@ -24,8 +27,9 @@ from test_value_evaluation import question_rows, question_table
 from transformers import LlamaConfig
 from value_models import save_tiny_encoder, store_classifier, value_examples
 
-from consilience.files import digest_file, write_json
-from consilience.ppo.policy import LoraSettings, Policy
+from consilience.files import write_json
+from consilience.ppo.policy import Policy
+from consilience.ppo.settings import LoraSettings
 from consilience.table_schema import write_table
 from consilience.tables import QUESTIONS, VALUE_EXAMPLES
 from consilience.theories import VALUE_NAMES
@@ -360,8 +364,19 @@ def results(run: Path) -> dict[str, Any]:
         if path.suffix == ".parquet" and "parts" not in path.parts:
             found[name] = pd.read_parquet(path)
         elif path.suffix == ".safetensors":
-            found[name] = digest_file(path)
+            found[name] = weights(path)
         elif path.name == "summary.json":
             figures = json.loads(path.read_text(encoding="utf-8"))
             found[name] = {key: figures[key] for key in figures if "second" not in key and key != "reused"}
+    return found
+
+
+def weights(path: Path) -> dict[str, Any]:
+    """What a safetensors file holds. Its bytes differ from time to time: the order of its metadata is by chance."""
+    with safe_open(path, "pt") as file:
+        found: dict[str, Any] = {"metadata": file.metadata()}
+        for name in file.keys():  # noqa: SIM118
+            tensor = file.get_tensor(name)
+            raw = tensor.flatten().view(torch.uint8).numpy()
+            found[name] = str(tensor.dtype), tensor.shape, sha256(raw).hexdigest()
     return found
