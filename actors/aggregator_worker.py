@@ -2,17 +2,18 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import copytree
 from typing import Any
 
 import ray.train
 import torch.distributed as dist
-from ray.train import Checkpoint
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from actors.training import note_progress, run_workers
+from actors.training import note_progress, report, run_workers
 from consilience.files import write_json
+from consilience.lm.generator import end_tokens
 from consilience.table_schema import read_table
 from consilience.tables import ANSWERS, QUESTIONS
 from consilience.values.aggregator import build_sft_trainer
@@ -66,7 +67,7 @@ def _work(settings: dict[str, Any]) -> None:
         return
     with checkpoint.as_directory() as folder:
         if (Path(folder) / _HISTORY).exists():  # stopped after its last step
-            _report(Path(folder), {})
+            report({}, partial(copytree, folder))
         else:
             _tune(settings, folder)
 
@@ -85,7 +86,7 @@ def _tune(settings: dict[str, Any], resumed: str | None) -> None:
             plan.context,
             [question for question in questions if question.split == split],
             answers,
-            _end(model.model),
+            end_tokens(model.model.generation_config, model.tokeniser)[0],
             room,
             tuning.max_answer_tokens,
         )
@@ -95,23 +96,12 @@ def _tune(settings: dict[str, Any], resumed: str | None) -> None:
         model, train, validation, tuning, settings["folder"], workers.workers, [_Reporter()], resumed is not None
     )
     trainer.train(resume_from_checkpoint=resumed)
-    with TemporaryDirectory() as scratch:
-        if ray.train.get_context().get_world_rank() == 0:
-            tuned: Any = trainer.model
-            tuned.save_pretrained(scratch, save_embedding_layers=False)
-            write_json(Path(scratch) / _HISTORY, trainer.state.log_history)
-        _report(Path(scratch), {"steps": trainer.state.global_step})
+    report({"steps": trainer.state.global_step}, partial(_save, trainer))
 
 
-def _report(folder: Path, metrics: dict[str, Any]) -> None:
-    """Report to Ray Train, with `folder` as the checkpoint of rank 0."""
-    first = ray.train.get_context().get_world_rank() == 0
-    ray.train.report(metrics, checkpoint=Checkpoint.from_directory(str(folder)) if first else None)
-
-
-def _end(model: Any) -> int:
-    ends = model.generation_config.eos_token_id
-    return ends[0] if isinstance(ends, list) else ends
+def _save(trainer: Any, folder: Path) -> None:
+    trainer.model.save_pretrained(folder, save_embedding_layers=False)
+    write_json(folder / _HISTORY, trainer.state.log_history)
 
 
 class _Reporter(TrainerCallback):
@@ -123,4 +113,5 @@ class _Reporter(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
         if dist.is_initialized():
             dist.barrier()
-        _report(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}", {"steps": state.global_step})
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        report({"steps": state.global_step}, partial(copytree, folder))

@@ -16,8 +16,11 @@ from consilience.consensus.matrix import ScoreMatrix
 from consilience.consensus.outcome import outcome
 from consilience.consensus.past import Past, remember
 from consilience.consensus.posterior import Parameters, Profile, Shard, Statistics
-from consilience.table_schema import write_table
-from consilience.tables import CONSENSUS
+from consilience.errors import UserError
+from consilience.readers import explained
+from consilience.table_schema import conform, write_table
+from consilience.tables import ANNOTATIONS, CONSENSUS
+from consilience.theories import THEORY_NAMES
 
 Counts = npt.NDArray[np.int64]
 
@@ -25,13 +28,24 @@ _KEYS = ("item_id", "theory", "annotator")
 
 
 def names_in(path: Path) -> tuple[list[str], list[str]]:
-    """Sorted annotators and theories of a Parquet annotations table, read without holding it in memory."""
+    """Sorted annotators and theories of a Parquet annotations table, read without holding it in memory.
+
+    Raises:
+        UserError: it cannot be read, a column is missing or of another type, or a theory is unknown. Scores and
+            repeated rows are for the shards to check.
+    """
     annotators: set[str] = set()
     theories: set[str] = set()
-    with pq.ParquetFile(path, read_dictionary=["annotator", "theory"]) as file:
+    with explained(path), pq.ParquetFile(path, read_dictionary=list(_KEYS)) as file:
+        conform(file.schema_arrow.empty_table(), ANNOTATIONS, str(path))
+        for name in _KEYS:
+            if not pa.types.is_dictionary(kind := file.schema_arrow.field(name).type):
+                raise UserError(f"{path}: column '{name}': expected text, found {kind}")
         for batch in file.iter_batches(columns=["annotator", "theory"], batch_size=1 << 20):
             annotators.update(batch.column("annotator").dictionary.to_pylist())
             theories.update(batch.column("theory").dictionary.to_pylist())
+    for theory in sorted(theories.difference(THEORY_NAMES)):
+        raise UserError(f"{path}: column 'theory': expected some of {', '.join(THEORY_NAMES)}, found '{theory}'")
     return sorted(annotators), sorted(theories)
 
 

@@ -19,7 +19,7 @@ from consilience.tabular.settings import GeneratorConfig
 # driver nor Ray Train's controller, which imports this module too, needs them.
 if TYPE_CHECKING:
     from consilience.ppo.trainer import Metrics, PPOTrainer
-    from consilience.tabular.adversarial import Rows
+    from consilience.tabular.adversarial import Contest, Rows
 
 _HISTORY = "history.json"
 _MODEL = "model"
@@ -73,21 +73,14 @@ def _fine_tune(settings: dict[str, Any]) -> None:
 
 
 def train_discriminator(
-    config: GeneratorConfig,
-    schema: TableSchema,
-    real: "Rows",
-    made: "Rows",
-    held_out: "Rows",
-    judged: "Rows",
-    workers: PPOWorkersConfig,
-    folder: Path,
+    config: GeneratorConfig, schema: TableSchema, rows: "Contest", workers: PPOWorkersConfig, folder: Path
 ) -> float:
     """`local_steps.discriminate` in a process beside this one, with the resources of one worker.
 
     A process without a GPU goes on to the next such task, its imports done; Ray ends one with a GPU after each.
     """
     train = ray.remote(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus)(_discriminate)
-    auc: float = gather([train.remote(config, schema, real, made, held_out, judged, folder.absolute())])[0]
+    auc: float = gather([train.remote(config, schema, rows, folder.absolute())])[0]
     return auc
 
 
@@ -120,18 +113,10 @@ def _policy_trainer(config: GeneratorConfig, model: Path, discriminator: Path) -
     return policy_trainer(config, model, discriminator)
 
 
-def _discriminate(
-    config: GeneratorConfig,
-    schema: TableSchema,
-    real: "Rows",
-    made: "Rows",
-    held_out: "Rows",
-    judged: "Rows",
-    folder: Path,
-) -> float:
+def _discriminate(config: GeneratorConfig, schema: TableSchema, rows: "Contest", folder: Path) -> float:
     from consilience.tabular.local_steps import discriminate
 
-    return discriminate(config, schema, real, made, held_out, judged, folder)
+    return discriminate(config, schema, rows, folder)
 
 
 def _merge(model: Path, checkpoint: Path, folder: Path) -> None:

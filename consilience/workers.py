@@ -21,3 +21,8 @@ class WorkersConfig(Config):
         if self.workers > 1 and self.num_gpus % 1:
             raise ValueError(f"num_gpus {self.num_gpus}: workers that share a GPU cannot talk (NCCL); expected 1 or 0")
         return self
+
+    @property
+    def at_once(self) -> tuple[float, float]:
+        """CPU cores and GPUs of all workers together."""
+        return self.workers * self.num_cpus, self.workers * self.num_gpus

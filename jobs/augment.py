@@ -20,7 +20,7 @@ from consilience.lm.sources import check_source, open_source
 from consilience.ppo.settings import PPOWorkersConfig
 from consilience.runs import Run
 from consilience.tabular.settings import GeneratorConfig, Method
-from jobs.cli import Job, Summary, console, main
+from jobs.cli import Job, Summary, console, main, rounded
 from jobs.reporting import say
 
 # pandas, torch and Ray take seconds to import, and --help and --dry-run need little of them: see the functions.
@@ -146,17 +146,18 @@ def _generate(
     from actors.table_sampler import Draw
     from consilience.tabular.adversarial import JUDGED, WRITTEN, learn
     from consilience.tabular.conditions import read_conditions
-    from jobs.augment_steps import ClusterSteps
+    from jobs.augment_steps import MODELS, ClusterSteps
     from jobs.progress import watching
 
     files = open_source(config.base.source, config.base.revision)
     run.record(licences={config.base.source: files.licence})
-    connect()
+    connect(*config.workers.at_once)
     data = digest_json([digest_file(config.data), config.missing, config.test, files.digest, files.settings_digest])
     steps = ClusterSteps(config, run, schema, data)
     adversarial = config.adversarial if config.method == "ppo" else None
     with watching(run / "training"):
-        learned = learn(schema.rows(train), schema, config.validation, adversarial, config.seed, steps)
+        rows, models = schema.rows(train), run / MODELS
+        learned = learn(rows, schema, config.validation, adversarial, config.seed, steps, models)
     best, first = learned.models[learned.best], learned.models[0]
     rounds = [each.to_json() for each in learned.rounds]
     run.record(
@@ -207,7 +208,7 @@ def _assess(
 def _headline(config: AugmentConfig, found: Mapping[str, Mapping[str, Any]]) -> Summary:
     def utility(system: str) -> float | None:
         figures = found.get(system, {}).get("figures", {})
-        return _rounded(figures.get("utility_roc_auc", figures.get("utility_r2")))
+        return rounded(figures.get("utility_roc_auc", figures.get("utility_r2")))
 
     own = found[config.method]["figures"]
     sft = "sft" if config.method != "resample" else ""
@@ -217,17 +218,13 @@ def _headline(config: AugmentConfig, found: Mapping[str, Mapping[str, Any]]) -> 
         "utility_sft": utility(sft),
         "utility_cart": utility("cart"),
         "utility_independent": utility("independent"),
-        "discriminator_auc": _rounded(own["discriminator_held_out"]),
-        "discriminator_auc_train": _rounded(own["discriminator_train"]),
-        "exact_copies": _rounded(own["exact_copies"]),
-        "exact_copies_held_out": _rounded(own["exact_copies_held_out"]),
-        "membership_auc": _rounded(own["membership_auc"]),
+        "discriminator_auc": rounded(own["discriminator_held_out"]),
+        "discriminator_auc_train": rounded(own["discriminator_train"]),
+        "exact_copies": rounded(own["exact_copies"]),
+        "exact_copies_held_out": rounded(own["exact_copies_held_out"]),
+        "membership_auc": rounded(own["membership_auc"]),
         "leaks": ", ".join(found[config.method]["leaks"]) or None,
     }
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
 
 
 JOB = Job("augment", __doc__, AugmentConfig, plan, execute, inputs=("data", "target", "rows", "method"), show=show)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from actors.table_sampler import Draw, sample_on_cluster
 from actors.tabular_worker import fine_tune, improve, train_discriminator
-from consilience.files import digest_json, write_json
+from consilience.files import atomic_folder, digest_json, write_json
 from consilience.runs import Run
-from consilience.tabular.adversarial import ROUND, Rows
+from consilience.tabular.adversarial import ROUND, Contest, Rows
 from consilience.tabular.schema import TableSchema
 from consilience.tabular.settings import GeneratorConfig
 from jobs.reporting import say
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from consilience.ppo.trainer import Metrics
     from jobs.augment import AugmentConfig
 
-_MODELS, _TRAINING, _SAMPLES = "models", "training", "samples"
+MODELS = "models"
+"""Folder of models and discriminators within a run's."""
+
+_TRAINING, _SAMPLES = "training", "samples"
 
 
 class ClusterSteps:
-    """`adversarial.Steps` on Ray. Models and discriminators lie in `models`, their rows in `samples`."""
+    """`adversarial.Steps` on Ray. A stage has its folder's name; models and discriminators lie in `MODELS`."""
 
     def __init__(self, config: "AugmentConfig", run: Run, schema: TableSchema, data: str) -> None:
         """`data` is a digest of what the rows and the base model are."""
@@ -36,17 +39,19 @@ class ClusterSteps:
         kept = {"discriminator", "adversarial", "batch_size"}
         self._guided = digest_json([self._tuned, config.model_dump(mode="json", include=kept)])
 
-    def fine_tune(self, train: Rows, held_out: Rows) -> Path:
-        folder, name = self._run / _MODELS / "fine-tuned", f"fine-tuned-{self._tuned[:12]}"
-        if not self._run.finished("fine-tuned", self._tuned, f"{_MODELS}/fine-tuned/schema.json"):
-            with self._run.stage("fine-tuned", self._tuned):
+    def fine_tune(self, train: Rows, held_out: Rows, folder: Path) -> None:
+        name = f"{folder.name}-{self._tuned[:12]}"
+        if not self._run.finished(folder.name, self._tuned, f"{MODELS}/{folder.name}/schema.json"):
+            with self._run.stage(folder.name, self._tuned):
                 model, history = fine_tune(
                     self._config, self._schema, train, held_out, self._workers, self._run / _TRAINING, name
                 )
-                _replace(folder, model)
+                # A copy: until the stage is noted as finished, a training that is resumed needs its own.
+                shutil.rmtree(folder, ignore_errors=True)
+                with atomic_folder(folder) as new:
+                    shutil.copytree(model, new, dirs_exist_ok=True)
                 self._run.record(fine_tuning=history)
             shutil.rmtree(self._run / _TRAINING / name, ignore_errors=True)
-        return folder
 
     def sample(self, model: Path, n: int, name: str) -> Rows:
         return self.draw({name: Draw(model, n, {}, (self._config.seed, ROUND))})[name]
@@ -72,30 +77,23 @@ class ClusterSteps:
                 self._run.record(rows_per_second=speeds)
         return {name: json.loads((self._run / file).read_text(encoding="utf-8")) for name, file in files.items()}
 
-    def discriminate(self, real: Rows, made: Rows, held_out: Rows, judged: Rows, name: str) -> tuple[Path, float]:
-        folder = self._run / _MODELS / name
-        if not self._run.finished(name, self._guided, f"{_MODELS}/{name}/auc.json"):
+    def discriminate(self, rows: Contest, folder: Path) -> float:
+        name = folder.name
+        if not self._run.finished(name, self._guided, f"{MODELS}/{name}/auc.json"):
             with self._run.stage(name, self._guided):
-                auc = train_discriminator(
-                    self._config, self._schema, real, made, held_out, judged, self._workers, folder
-                )
+                auc = train_discriminator(self._config, self._schema, rows, self._workers, folder)
                 write_json(folder / "auc.json", auc)
                 say(f"{name}: AUC {auc:.3f} on validation rows", stage=name)
-        return folder, float(json.loads((folder / "auc.json").read_text(encoding="utf-8")))
+        return float(json.loads((folder / "auc.json").read_text(encoding="utf-8")))
 
-    def improve(self, model: Path, discriminator: Path, name: str) -> "tuple[Path, list[Metrics]]":
-        folder, training = self._run / _MODELS / name, f"{name}-{self._guided[:12]}"
-        if not self._run.finished(name, self._guided, f"{_MODELS}/{name}/ppo.json"):
+    def improve(self, model: Path, discriminator: Path, folder: Path) -> "list[Metrics]":
+        name, training = folder.name, f"{folder.name}-{self._guided[:12]}"
+        if not self._run.finished(name, self._guided, f"{MODELS}/{name}/ppo.json"):
             with self._run.stage(name, self._guided):
                 history = improve(
                     self._config, model, discriminator, self._workers, self._run / _TRAINING, training, folder
                 )
                 write_json(folder / "ppo.json", history)
             shutil.rmtree(self._run / _TRAINING / training, ignore_errors=True)
-        return folder, json.loads((folder / "ppo.json").read_text(encoding="utf-8"))
-
-
-def _replace(folder: Path, by: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(by, folder)
+        updates: list[Metrics] = json.loads((folder / "ppo.json").read_text(encoding="utf-8"))
+        return updates

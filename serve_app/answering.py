@@ -105,9 +105,14 @@ class Answering:
             message = "no agent can be reached; try again later"
             raise RefusedError(503, "unavailable", message, None, limits.retry_after_s)
         answers = {name: reply.text for name, reply in found.items()}
+        whole = False
         async with aclosing(self._aggregate(question, answers, deadline)) as pieces:
             async for piece in pieces:
+                whole = isinstance(piece, Reply)
                 yield piece
+        if not whole:
+            message = "the answer broke off; try again later"
+            raise RefusedError(503, "unavailable", message, None, limits.retry_after_s)
 
     async def _consult(
         self, question: Question, names: Sequence[str], limits: Limits, deadline: float
@@ -153,6 +158,8 @@ class Answering:
                     async for reply in found:
                         left.remove(reply.agent)
                         replies.put_nowait(reply)
+                for name in left:
+                    replies.put_nowait(Reply(name, problem="its answer broke off"))
                 return
             except LOST as error:
                 problem: Exception = error

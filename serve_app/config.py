@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from consilience.config import Config
 from consilience.lm.annotators import AnnotatorConfig
@@ -28,6 +28,12 @@ class Limits(Config):
     max_split: float = Field(0.25, gt=0, le=0.5, description="spread (sd) of the witnesses above which no verdict")
     min_witnesses: int = Field(2, ge=1, description="annotators with a score below which no verdict")
     log_prompts: bool = Field(False, description="write questions and dilemmas to the log")
+
+    @model_validator(mode="after")
+    def _default_is_allowed(self) -> "Limits":
+        if self.answer_tokens > self.max_tokens:
+            raise ValueError(f"answer_tokens {self.answer_tokens}: more than max_tokens {self.max_tokens}")
+        return self
 
 
 class Batching(Config):

@@ -48,7 +48,9 @@ class Judging:
             RefusedError: busy, or no annotator answered.
         """
         started = time.monotonic()
-        answers = await asyncio.gather(*(self._ask(judge, dilemma, theories, limits) for judge in self.judges))
+        deadline = asyncio.get_running_loop().time() + limits.request_timeout_s
+        asked = (self._ask(judge, dilemma, theories, limits, deadline) for judge in self.judges)
+        answers = await asyncio.gather(*asked)
         found = {name: answer for part in answers for name, answer in part.items()}
         scores: dict[str, Mapping[str, tuple[float, float, str]]] = {}
         missing = []
@@ -81,14 +83,14 @@ class Judging:
         )
 
     async def _ask(
-        self, judge: JudgeHandle, dilemma: str, theories: Sequence[str], limits: Limits
+        self, judge: JudgeHandle, dilemma: str, theories: Sequence[str], limits: Limits, deadline: float
     ) -> Mapping[str, Any]:
         """What a deployment's annotators said, or why they did not: asked once more, if the replica is lost."""
         started = time.monotonic()
         for attempt in (1, 2):
             response = judge.handle.judge.remote(dilemma, tuple(theories))
             try:
-                async with asyncio.timeout(limits.request_timeout_s):
+                async with asyncio.timeout_at(deadline):
                     answers: Mapping[str, Any] = await response
             except LOST as error:
                 problem: Exception = error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
+from consilience.lm.generator import end_tokens
 from consilience.lm.sources import ADAPTER_SETTINGS, open_source
 from consilience.lm.vllm_annotator import check_vllm
 from consilience.values.answer_settings import BASE
@@ -61,9 +62,8 @@ def open_vllm_writer(*saved: SavedAdapters) -> "VLLMWriter":
         )
     )
     adapters = {name: LoRARequest(name, number, str(place)) for number, (name, place) in enumerate(places.items(), 1)}
-    ends = GenerationConfig.from_pretrained(folder).eos_token_id
     tokeniser = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return VLLMWriter(engine, tokeniser, adapters, ends if isinstance(ends, list) else [ends])
+    return VLLMWriter(engine, tokeniser, adapters, end_tokens(GenerationConfig.from_pretrained(folder), tokeniser))
 
 
 class VLLMWriter:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from consilience.errors import UserError
 from consilience.lm.language_model import LanguageModel
@@ -48,10 +48,9 @@ def generate(
     if model.window is not None and longest > model.window:
         raise UserError(f"a prompt and its reply take {longest} tokens; the model reads {model.window} at most")
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
-    end = model.model.generation_config.eos_token_id
-    padding = end[0] if isinstance(end, list) else end
+    ends = generate_neutrally(model.model, model.tokeniser)
     settings = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=temperature > 0, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=padding, **sampling
+        do_sample=temperature > 0, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=ends[0], **sampling
     )
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     replies = [""] * len(rows)
@@ -63,6 +62,41 @@ def generate(
             for index, text in zip(batch, texts, strict=True):
                 replies[index] = text
     return replies
+
+
+def generate_neutrally(model: PreTrainedModel, tokeniser: PreTrainedTokenizerBase) -> list[int]:
+    """Let `model` generate by what a call says alone, and return its end tokens.
+
+    What a call leaves open, transformers takes from the model's own settings, such as a penalty of repetition.
+
+    Raises:
+        UserError: see `end_tokens`.
+    """
+    ends = end_tokens(model.generation_config, tokeniser)
+    pad = ends[0] if tokeniser.pad_token_id is None else tokeniser.pad_token_id
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        eos_token_id=ends, pad_token_id=pad
+    )
+    return ends
+
+
+def end_tokens(settings: GenerationConfig, tokeniser: PreTrainedTokenizerBase) -> list[int]:
+    """What ends a response, in training and wherever the model answers later: its own ends, then the tokeniser's.
+
+    Args:
+        settings: of the model, as it was loaded.
+
+    Raises:
+        UserError: neither names one.
+    """
+    found = [end for ids in (settings.eos_token_id, tokeniser.eos_token_id) for end in _as_list(ids)]
+    if not found:
+        raise UserError("tokeniser: names no end-of-text token; expected eos_token")
+    return list(dict.fromkeys(found))
+
+
+def _as_list(ids: int | list[int] | None) -> list[int]:
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
 
 
 def _frame(model: LanguageModel, system: str | None) -> tuple[list[int], list[int]]:

@@ -16,13 +16,12 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
-import math
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,6 @@ class ModelFiles:
         digest: sha256 of the weights (the bytes of the safetensors files in order of name), hexadecimal.
         settings_digest: sha256 of configuration, tokeniser and chat template.
         licence, licence_note: as the model card or GGUF metadata states it, and what a user should know of it.
-        parameters: number of weights.
     """
 
     source: str
@@ -66,8 +64,6 @@ class ModelFiles:
     settings_digest: str
     licence: str
     licence_note: str
-    chat_template: bool
-    parameters: int
 
 
 def cache_folder() -> Path:
@@ -234,7 +230,7 @@ def _describe(source: str, revision: str | None, folder: Path) -> ModelFiles:
     card = folder / "README.md"
     files = [*weights, *settings, *([card] if card.is_file() else [])]
     stamps = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    identity = [source, revision, str(folder.absolute()), stamps]
+    identity = [source, revision, str(folder.absolute()), stamps, [field.name for field in fields(ModelFiles)]]
     kept = cache_folder() / "descriptions" / f"{digest_json(identity)[:32]}.json"
     if kept.is_file():
         return ModelFiles(**{**json.loads(kept.read_text(encoding="utf-8")), "folder": folder})
@@ -247,8 +243,6 @@ def _describe(source: str, revision: str | None, folder: Path) -> ModelFiles:
         settings_digest=_digest(settings),
         licence=licence,
         licence_note=note,
-        chat_template=_has_chat_template(folder),
-        parameters=_count_parameters(weights),
     )
     write_json(kept, {**asdict(described), "folder": str(folder)})
     return described
@@ -274,21 +268,3 @@ def _licence(card: Path) -> tuple[str, str]:
     name = facts.get("license_name") or facts.get("license") if isinstance(facts, dict) else None
     name = name if isinstance(name, str) else "unknown"
     return _LICENCES.get(name, (name, "read its terms with the model"))
-
-
-def _has_chat_template(folder: Path) -> bool:
-    settings = folder / "tokenizer_config.json"
-    return (folder / "chat_template.jinja").is_file() or (
-        settings.is_file() and "chat_template" in json.loads(settings.read_text(encoding="utf-8"))
-    )
-
-
-def _count_parameters(weights: Iterable[Path]) -> int:
-    """From the headers alone: eight bytes of length, then JSON with the shape of each tensor."""
-    count = 0
-    for path in weights:
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        header.pop("__metadata__", None)
-        count += sum(math.prod(tensor["shape"]) for tensor in header.values())
-    return count

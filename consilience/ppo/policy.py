@@ -1,16 +1,17 @@
 """One frozen language model that is three things: adapter on = policy, adapter off = reference, and a value head."""
 
 import inspect
-import json
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, TaskType, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from consilience.errors import UserError
+from consilience.lm.adapters import fill, read_adapter
+from consilience.lm.generator import generate_neutrally
 from consilience.ppo.rollout import Rollout
 from consilience.ppo.settings import LoraSettings
 
@@ -46,13 +47,7 @@ class Policy:
         lora = lora or LoraSettings()
         self.base, self.tokeniser = base, tokeniser
         self._alpha = lora.alpha
-        ends = _as_list(base.generation_config.eos_token_id) + _as_list(tokeniser.eos_token_id)
-        if not ends:
-            raise UserError("tokeniser: names no end-of-text token; expected eos_token")
-        pad = ends[0] if tokeniser.pad_token_id is None else tokeniser.pad_token_id
-        base.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-            eos_token_id=sorted(set(ends)), pad_token_id=pad
-        )
+        generate_neutrally(base, tokeniser)
         targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -106,17 +101,13 @@ class Policy:
         """Read what `save` wrote.
 
         Raises:
-            UserError: it was written for another base or other settings.
+            UserError: no adapter can be read, or it was written for another base or other settings.
         """
-        adapter = load_file(folder / "adapter_model.safetensors")
-        ours = get_peft_model_state_dict(self.model, save_embedding_layers=False)
-        alpha = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["lora_alpha"]
-        same_shapes = {name: x.shape for name, x in adapter.items()} == {name: x.shape for name, x in ours.items()}
-        if alpha != self._alpha or not same_shapes:
-            raise UserError(f"{folder}: an adapter of another base or other settings than this run's")
-        set_peft_model_state_dict(self.model, adapter)
+        adapter = read_adapter(folder)
+        try:
+            if adapter.settings.lora_alpha != self._alpha:
+                raise ValueError("another scale")
+            fill(self.model, adapter)
+        except ValueError:
+            raise UserError(f"{folder}: an adapter of another base or other settings than this run's") from None
         self.value_head.load_state_dict(load_file(folder / "value_head.safetensors"))
-
-
-def _as_list(ids: int | list[int] | None) -> list[int]:
-    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)

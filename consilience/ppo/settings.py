@@ -15,7 +15,7 @@ Rollouts = Literal["transformers", "vllm"]
 class LoraSettings(Config):
     """The adapter that is trained (Hu et al. 2022)."""
 
-    rank: int = Field(16, ge=1)
+    rank: int = Field(16, ge=1, description="of the two matrices whose product is added to a module's weights")
     alpha: int = Field(32, ge=1, description="the adapter's output is scaled by alpha / rank")
     target_modules: Literal["all-linear"] | tuple[str, ...] = Field("all-linear", description="modules that get one")
 
@@ -38,22 +38,22 @@ class PPOConfig(Config):
     microbatch_size: int = Field(8, ge=1, description="episodes in memory at once while training")
     generation_batch_size: int = Field(64, ge=1, description="episodes in memory at once while sampling")
     epochs: int = Field(4, ge=1, description="passes over the episodes of an update")
-    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="how responses are drawn")
     reward_on: Literal["response", "prompt_and_response"] = Field("response", description="the text that is scored")
     missing_eos_penalty: float = Field(0, ge=0, description="taken from the score of a response that does not end")
     learning_rate: float = Field(1e-4, gt=0, description="of AdamW, constant")
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are cut to this norm")
     clip: float | None = Field(0.2, gt=0, lt=1, description="half width of the ratio's range; null for no clipping")
     value_clip: float | None = Field(0.2, gt=0, description="farthest a value moves in an update; null for any")
     value_coef: float = Field(0.1, ge=0, description="weight of the value loss")
     entropy_coef: float = Field(0, ge=0, description="weight of the entropy bonus")
     gamma: float = Field(1.0, gt=0, le=1, description="discount")
-    gae_lambda: float = Field(0.95, ge=0, le=1)
-    whiten_advantages: bool = True
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="of generalised advantage estimation; 1: no bootstrapping")
+    whiten_advantages: bool = Field(True, description="advantages of an update to mean 0 and variance 1")
     kl_coef: float = Field(0.05, ge=0, description="price of a nat of KL to the reference, in units of reward")
     kl_target: float | None = Field(None, gt=0, description="nats per episode that kl_coef adapts to; null: fixed")
     kl_gain: float = Field(0.1, gt=0, lt=5, description="how fast kl_coef adapts")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of prompts, responses and minibatches")
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> "PPOConfig":

@@ -32,20 +32,31 @@ _JUDGED_ROWS = 200
 _LEAST_HELD_OUT = 10
 
 
-class Steps(Protocol):
-    """Where the work is done: in this process, or on a cluster. Each result is kept under its name."""
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """Rows for a discriminator: `real` from `made` is what it learns, `held_out` from `judged` what it is judged by."""
 
-    def fine_tune(self, train: Rows, held_out: Rows) -> Path:
-        """Folder of a model that has learned the rows of `train`."""
+    real: Rows
+    made: Rows
+    held_out: Rows
+    judged: Rows
+
+
+class Steps(Protocol):
+    """Where the work is done: in this process, or on a cluster. What a step makes lies in the folder that it is given,
+    rows under their name."""
+
+    def fine_tune(self, train: Rows, held_out: Rows, folder: Path) -> None:
+        """Make a model that has learned the rows of `train`."""
 
     def sample(self, model: Path, n: int, name: str) -> Rows:
         """Rows of the model in a folder."""
 
-    def discriminate(self, real: Rows, made: Rows, held_out: Rows, judged: Rows, name: str) -> tuple[Path, float]:
-        """Folder of a discriminator of `real` from `made`, and its AUC on `held_out` against `judged`."""
+    def discriminate(self, rows: Contest, folder: Path) -> float:
+        """Make a discriminator; its AUC on the rows that it is judged by."""
 
-    def improve(self, model: Path, discriminator: Path, name: str) -> tuple[Path, list[dict[str, float | None]]]:
-        """Folder of the model that PPO makes of a model, and the metrics of its updates."""
+    def improve(self, model: Path, discriminator: Path, folder: Path) -> list[dict[str, float | None]]:
+        """Make the model that PPO makes of another; the metrics of its updates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +112,13 @@ def split_rows(n: int, share: float, seed: int) -> tuple[list[int], list[int]]:
 
 
 def learn(
-    rows: Rows, schema: TableSchema, validation: float, config: AdversarialConfig | None, seed: int, steps: Steps
+    rows: Rows,
+    schema: TableSchema,
+    validation: float,
+    config: AdversarialConfig | None,
+    seed: int,
+    steps: Steps,
+    folder: Path,
 ) -> Learned:
     """Fine-tune a model on `rows`, then guide it by discriminators.
 
@@ -112,9 +129,11 @@ def learn(
     Args:
         validation: share of the rows that is only judged by.
         config: None for fine-tuning alone.
+        folder: where models and discriminators are to lie, each in a folder of its own.
     """
     train, held_out = ([rows[place] for place in places] for places in split_rows(len(rows), validation, seed))
-    models = [steps.fine_tune(train, held_out)]
+    models = [folder / "fine-tuned"]
+    steps.fine_tune(train, held_out, models[0])
     if config is None or not held_out:
         return Learned(models, 0, [], "too few rows for a discriminator" if config else "no discriminator is wanted")
     judge = _Judge(schema, train, held_out, seed)
@@ -125,15 +144,14 @@ def learn(
         found = judge.round(number, made[: len(train)], history)
         if fault := _fault(found, rounds):
             return Learned(models, number - 1, [*rounds, found], fault)
-        discriminator, auc = steps.discriminate(
-            train, made[: len(train)], held_out, made[len(train) :], f"discriminator-{number}"
-        )
+        discriminator = folder / f"discriminator-{number}"
+        auc = steps.discriminate(Contest(train, made[: len(train)], held_out, made[len(train) :]), discriminator)
         rounds.append(replace(found, discriminator_auc=auc))
         if auc <= config.auc:
             return Learned(models, number, rounds, f"a discriminator cannot tell: its AUC is {auc:.3f}")
         if number < config.rounds:
-            model, history = steps.improve(models[-1], discriminator, f"policy-{number + 1}")
-            models.append(model)
+            models.append(folder / f"policy-{number + 1}")
+            history = steps.improve(models[-2], discriminator, models[-1])
     return Learned(models, config.rounds, rounds, "all rounds are done")
 
 
@@ -163,9 +181,9 @@ def _fault(found: Round, before: Sequence[Round]) -> str:
     """Why a model is not to be used after those `before`; empty where it is."""
     if not before:
         return ""
-    start, best = before[0], max(before, key=lambda each: each.utility)
-    if found.utility < best.utility - UTILITY_FALL:
-        return f"utility on the validation rows fell from {best.utility:.3f} to {found.utility:.3f}"
+    start, best = before[0], float(np.fmax.reduce([each.utility for each in before]))
+    if not np.isnan(best) and not found.utility >= best - UTILITY_FALL:  # NaN: the rows teach nothing at all
+        return f"utility on the validation rows fell from {best:.3f} to {found.utility:.3f}"
     if found.coverage < start.coverage - COVERAGE_FALL:
         return f"the coverage of categories fell from {start.coverage:.3f} to {found.coverage:.3f}"
     if found.exact_copies > start.exact_copies + COPIES_RISE:

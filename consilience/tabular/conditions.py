@@ -11,11 +11,16 @@ def read_conditions(schema: TableSchema, conditions: Mapping[str, Any]) -> dict[
     """Column's number to the cell, from column to a value as a table would hold it or as text.
 
     Raises:
-        UserError: no such column, or a value that is none of its kind or finer than its precision.
+        UserError: no such column, or a value that is none of its kind, finer than its precision, or outside what was
+            seen.
     """
     given: dict[int, Value] = {}
     for name, value in conditions.items():
         if name not in schema.names:
             raise UserError(f"condition '{name}': no such column; expected some of {', '.join(schema.names)}")
-        given[schema.names.index(name)] = schema[name].cell(value)
+        column = schema[name]
+        cell = column.cell(value)
+        if not column.allows(cell):
+            raise UserError(f"condition '{name}': {value!r}; expected {column.expected}")
+        given[schema.names.index(name)] = cell
     return given

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,16 +12,15 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils import clip_grad_norm_
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModel, AutoTokenizer
 
-from consilience.errors import UserError
+from consilience.files import atomic_path
 from consilience.gradients import rate_share
-from consilience.lm.sources import open_source
 from consilience.tabular.codec import RowCodec
 from consilience.tabular.row_model import autocast
 from consilience.tabular.schema import Value
 from consilience.tabular.settings import DiscriminatorConfig
 from consilience.values.calibration import fit_temperature
+from consilience.values.encoder import load_encoder
 
 Floats = NDArray[np.float64]
 Rows = Sequence[Sequence[Value]]
@@ -46,27 +44,15 @@ class Discriminator(nn.Module):
         """The encoder as it comes and a head of zeros, on the GPU where there is one.
 
         Raises:
-            UserError: the encoder cannot be had, is none, or reads fewer tokens than asked for.
+            UserError: see `load_encoder`.
         """
         super().__init__()
-        files = open_source(config.encoder.source, config.encoder.revision)
-        try:
-            encoder: Any = AutoModel.from_pretrained(files.folder, dtype=torch.float32, local_files_only=True)
-        except ValueError as error:
-            line = str(error).splitlines()[0]
-            raise UserError(f"encoder '{config.encoder.source}': not a text encoder: {line}") from None
-        window = getattr(encoder.config, "max_position_embeddings", None)
-        if window is not None and window < config.encoder.max_tokens:
-            raise UserError(
-                f"encoder '{config.encoder.source}': reads {window} tokens; expected max_tokens of at most that"
-            )
         self.config = config
-        self.encoder = encoder.eval()
-        self.head = nn.Linear(int(encoder.config.hidden_size), 1)
+        self.encoder, self._tokeniser = load_encoder(config.encoder)
+        self.head = nn.Linear(int(self.encoder.config.hidden_size), 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.register_buffer("temperature", torch.ones(()))
-        self._tokeniser = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
         self.to("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
@@ -88,11 +74,14 @@ class Discriminator(nn.Module):
 
     @torch.no_grad()
     def logits(self, texts: Sequence[str]) -> Floats:
-        """(n,) calibrated logits, positive where a row looks real."""
-        found = np.empty(len(texts))
-        for batch in _batches([len(text) for text in texts]):
-            found[batch] = (self([texts[place] for place in batch]) / self.temperature).double().cpu().numpy()
-        return found
+        """(n,) calibrated logits, positive where a row looks real; equal texts have equal ones."""
+        # Read once each: in batches of other lengths the same text is rounded otherwise, and ties would fall by batch.
+        distinct = list(dict.fromkeys(texts))
+        found = np.empty(len(distinct))
+        for batch in _batches([len(text) for text in distinct]):
+            found[batch] = (self([distinct[place] for place in batch]) / self.temperature).double().cpu().numpy()
+        places = {text: place for place, text in enumerate(distinct)}
+        return found[[places[text] for text in texts]]
 
     def fit(self, codec: RowCodec, real: Rows, generated: Rows, seed: int) -> None:
         """Learn to tell `real` from `generated`, each class of the same weight, columns in fresh orders every epoch."""
@@ -123,17 +112,16 @@ class Discriminator(nn.Module):
         """
         random = np.random.default_rng((seed, _CALIBRATION))
         self.temperature.fill_(1.0)
-        groups = [self.logits(row_texts(codec, rows, random)) for rows in (real, generated)]
-        size = max(map(len, groups))
-        even = [np.resize(group, size) for group in groups]  # each class counts the same
-        labels = np.repeat([1.0, 0.0], size)
-        self.temperature.fill_(fit_temperature(np.concatenate(even), labels))
-        return float(roc_auc_score(labels, np.concatenate(even)))
+        sizes = [len(real), len(generated)]
+        logits, labels = self.logits(row_texts(codec, [*real, *generated], random)), np.repeat([1.0, 0.0], sizes)
+        weights = np.repeat([1 / size for size in sizes], sizes)  # each class counts the same, and so each of its rows
+        self.temperature.fill_(fit_temperature(logits, labels, weights))
+        return float(roc_auc_score(labels, logits))
 
     def save(self, folder: Path) -> None:
         """Write all weights (safetensors)."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.state_dict(), folder / _WEIGHTS)
+        with atomic_path(folder / _WEIGHTS) as temporary:
+            save_file(self.state_dict(), temporary)
 
     @classmethod
     def load(cls, folder: Path, config: DiscriminatorConfig) -> "Discriminator":

@@ -1,6 +1,5 @@
 """The generator of rows as an estimator: fit a table, sample rows like its own."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from consilience.errors import UserError
-from consilience.tabular.adversarial import Learned, learn
+from consilience.files import atomic_folder
+from consilience.tabular.adversarial import WRITTEN, Learned, learn
 from consilience.tabular.conditions import read_conditions
 from consilience.tabular.local_steps import LocalSteps
 from consilience.tabular.row_model import RowModel
@@ -43,9 +43,11 @@ class TabularGenerator:
         """
         schema = TableSchema.of(frame, target)
         with TemporaryDirectory() as scratch:
-            steps = LocalSteps(self.config, schema, Path(scratch))
-            config = self.config
-            self.learned_ = learn(schema.rows(frame), schema, config.validation, config.adversarial, config.seed, steps)
+            config, rows = self.config, schema.rows(frame)
+            steps = LocalSteps(config, schema)
+            self.learned_ = learn(
+                rows, schema, config.validation, config.adversarial, config.seed, steps, Path(scratch)
+            )
             self.model_ = RowModel.load(self.learned_.models[self.learned_.best])
         return self
 
@@ -65,7 +67,7 @@ class TabularGenerator:
         model = self._model()
         schema = model.language.schema
         given = read_conditions(schema, conditions or {})
-        return schema.frame(sample_rows(model, n, given, (seed,), self.config.batch_size))
+        return schema.frame(sample_rows(model, n, given, (seed, WRITTEN), self.config.batch_size))
 
     def save(self, folder: Path) -> None:
         """Write the model (safetensors, JSON) into a new folder.
@@ -76,10 +78,8 @@ class TabularGenerator:
         model = self._model()
         if folder.exists():
             raise UserError(f"{folder}: exists already; expected a new folder for the generator")
-        temporary = folder.with_name(f".{folder.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        model.save(temporary)
-        temporary.rename(folder)
+        with atomic_folder(folder) as new:
+            model.save(new)
 
     @classmethod
     def load(cls, folder: Path, config: GeneratorConfig | None = None) -> "TabularGenerator":

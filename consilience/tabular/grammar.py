@@ -59,7 +59,7 @@ class ColumnGrammar:
             options = [self._full.next(full[:place]) for place in range(len(full))]
             if all(symbol in each for symbol, each in zip(full, options, strict=True)):
                 return tuple(symbol for symbol, each in zip(full, options, strict=True) if len(each) > 1)
-        raise UserError(f"column '{self.column.name}': {value!r}; expected {self._expected()}")
+        raise UserError(f"column '{self.column.name}': {value!r}; expected {self.column.expected}")
 
     def decode(self, word: Word) -> Value:
         """The value that a whole word stands for."""
@@ -75,17 +75,6 @@ class ColumnGrammar:
                 full = (*full, options[0])
             self._known[word] = full, options
         return self._known[word]
-
-    def _expected(self) -> str:
-        column = self.column
-        if column.empty:
-            return "a missing value, there is no other"
-        if column.kind in ("category", "boolean"):
-            shown = ", ".join(map(repr, column.categories[:10]))
-            found = shown + (", ..." if len(column.categories) > 10 else "")
-        else:
-            found = f"{column.low} to {column.high}"
-        return found + (" or a missing value" if column.missing else "")
 
 
 class _Automaton(Protocol):

@@ -1,9 +1,10 @@
 """The steps of learning a table, each from files to files, and all of them in this process."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from consilience.ppo.trainer import Metrics, PPOTrainer
-from consilience.tabular.adversarial import ROUND, Rows
+from consilience.tabular.adversarial import ROUND, Contest, Rows
 from consilience.tabular.codec import RowCodec
 from consilience.tabular.discriminator import Discriminator, DiscriminatorReward
 from consilience.tabular.fine_tuning import FineTuner
@@ -19,13 +20,11 @@ def fine_tuner(config: GeneratorConfig, schema: TableSchema, train: Rows, held_o
     return FineTuner(RowModel.build(config.base, schema), train, held_out, config.fine_tuning, config.seed)
 
 
-def discriminate(
-    config: GeneratorConfig, schema: TableSchema, real: Rows, made: Rows, held_out: Rows, judged: Rows, folder: Path
-) -> float:
-    """Train a discriminator of `real` from `made` into `folder`; its AUC on `held_out` against `judged`."""
+def discriminate(config: GeneratorConfig, schema: TableSchema, rows: Contest, folder: Path) -> float:
+    """Train a discriminator into `folder`; its AUC on the rows that it is judged by."""
     codec, found = RowCodec(schema), Discriminator(config.discriminator)
-    found.fit(codec, real, made, config.seed)
-    auc = found.calibrate(codec, held_out, judged, config.seed)
+    found.fit(codec, rows.real, rows.made, config.seed)
+    auc = found.calibrate(codec, rows.held_out, rows.judged, config.seed)
     found.save(folder)
     return auc
 
@@ -44,32 +43,31 @@ def merge(model: Path, checkpoint: Path, folder: Path) -> None:
 
 
 class LocalSteps:
-    """`adversarial.Steps` in this process; every result is a folder in `folder`."""
+    """`adversarial.Steps` in this process."""
 
-    def __init__(self, config: GeneratorConfig, schema: TableSchema, folder: Path) -> None:
-        self._config, self._schema, self._folder = config, schema, folder
-        self.history: list[dict[str, float | None]] = []
+    def __init__(self, config: GeneratorConfig, schema: TableSchema) -> None:
+        self._config, self._schema = config, schema
+        self.history: list[Metrics] = []
 
-    def fine_tune(self, train: Rows, held_out: Rows) -> Path:
+    def fine_tune(self, train: Rows, held_out: Rows, folder: Path) -> None:
         tuner = fine_tuner(self._config, self._schema, train, held_out)
         while not tuner.finished:
             tuner.epoch()
         tuner.restore_best()
         self.history = tuner.history
-        tuner.model.save(self._folder / "fine-tuned")
-        return self._folder / "fine-tuned"
+        tuner.model.save(folder)
 
     def sample(self, model: Path, n: int, name: str) -> Rows:
         return sample_rows(RowModel.load(model), n, {}, (self._config.seed, ROUND), self._config.batch_size)
 
-    def discriminate(self, real: Rows, made: Rows, held_out: Rows, judged: Rows, name: str) -> tuple[Path, float]:
-        folder = self._folder / name
-        return folder, discriminate(self._config, self._schema, real, made, held_out, judged, folder)
+    def discriminate(self, rows: Contest, folder: Path) -> float:
+        return discriminate(self._config, self._schema, rows, folder)
 
-    def improve(self, model: Path, discriminator: Path, name: str) -> tuple[Path, list[Metrics]]:
+    def improve(self, model: Path, discriminator: Path, folder: Path) -> list[Metrics]:
         trainer = policy_trainer(self._config, model, discriminator)
         while trainer.update < trainer.config.updates:
             trainer.step()
-        trainer.save(self._folder / f"{name}-checkpoint")
-        merge(model, self._folder / f"{name}-checkpoint", self._folder / name)
-        return self._folder / name, trainer.history
+        with TemporaryDirectory() as scratch:
+            trainer.save(Path(scratch) / "checkpoint")
+            merge(model, Path(scratch) / "checkpoint", folder)
+        return trainer.history

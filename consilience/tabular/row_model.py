@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from consilience.errors import UserError
+from consilience.errors import UserError, one_line
 from consilience.files import write_json
 from consilience.lm.sources import open_source
 from consilience.tabular.language import BEGIN, END, RowLanguage
@@ -45,7 +45,12 @@ class RowModel:
         files = open_source(base.source, base.revision)
         tokeniser = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
         language = RowLanguage(schema, _tokenise(tokeniser))
-        model: Any = AutoModelForCausalLM.from_pretrained(files.folder, dtype=torch.float32, local_files_only=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            files.folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+        model, report = loaded
+        if missing := report["missing_keys"]:
+            raise UserError(f"model source '{base.source}': not a causal language model, it has no {min(missing)}")
         window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         if window is not None and window < language.longest:
             raise UserError(f"table: a row takes {language.longest} tokens; the model's window holds {window}")
@@ -64,7 +69,7 @@ class RowModel:
             tokeniser = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder}: no generator can be read: {' '.join(str(error).split())}") from None
+            raise UserError(f"{folder}: no generator can be read: {one_line(error)}") from None
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model, tokeniser, RowLanguage(schema, _tokenise(tokeniser)))
 

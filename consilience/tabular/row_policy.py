@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from consilience.lm.adapters import fill, read_adapter
 from consilience.ppo.policy import Policy
 from consilience.ppo.rewards import Reward
 from consilience.ppo.settings import PPOConfig
@@ -65,7 +66,9 @@ def ppo_config(model: RowModel, config: AdversarialConfig, seed: int) -> PPOConf
 
 def merged(model: RowModel, checkpoint: Path) -> RowModel:
     """`model` with the adapter of a checkpoint of `row_trainer` in its weights, which are changed in place."""
-    carrier: Any = PeftModel.from_pretrained(model.model, str(checkpoint))
+    adapter = read_adapter(checkpoint)
+    carrier: Any = PeftModel(model.model, adapter.settings)
+    fill(carrier, adapter)
     return RowModel(carrier.merge_and_unload(), model.tokeniser, model.language)
 
 

@@ -51,6 +51,26 @@ class ColumnSchema:
         """Whether every value is missing."""
         return self.low is None if self.kind in ("integer", "float", "date") else not self.categories
 
+    @property
+    def expected(self) -> str:
+        """The values that a new row may have, in words: those seen, and numbers and dates between them."""
+        if self.empty:
+            return "a missing value, there is no other"
+        if self.kind in ("category", "boolean"):
+            shown = ", ".join(map(repr, self.categories[:10]))
+            found = shown + (", ..." if len(self.categories) > 10 else "")
+        else:
+            found = f"{self.low} to {self.high}"
+        return found + (" or a missing value" if self.missing else "")
+
+    def allows(self, value: Value) -> bool:
+        """Whether a new row may have it, a cell as `cell` returns it; see `expected`."""
+        if value is None or self.empty:
+            return value is None and (self.missing or self.empty)
+        if self.kind in ("category", "boolean"):
+            return value in self.categories
+        return bool(self.low <= value <= self.high)  # type: ignore[operator]
+
     def steps(self, value: float) -> int:
         """A number in units of 10^-decimals, rounded to the nearest."""
         assert self.decimals is not None

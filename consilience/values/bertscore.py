@@ -2,7 +2,8 @@
 
 Every token of the text is matched with the token of the reference whose hidden state is nearest by cosine (precision),
 and the other way round (recall). No weighting by rarity, no rescaling; the encoder's own special tokens match nothing
-and count for nothing. Figures of different encoders, layers or tokenisers cannot be compared.
+and count for nothing. Figures of different encoders, layers or tokenisers cannot be compared. The package bert-score
+is not used: it takes its encoder by name, no revision pinned, and matches the special tokens too.
 """
 
 from collections.abc import Sequence
@@ -15,11 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModel, AutoTokenizer
-from transformers.utils.logging import disable_progress_bar
 
-from consilience.errors import UserError, first_line
-from consilience.lm.sources import open_source
+from consilience.errors import UserError
+from consilience.values.encoder import load_encoder
 from consilience.values.evaluation_settings import ScoreEncoder
 
 _PAIRS, _TEXTS = 512, 64  # pairs whose states are in memory at once; texts that are read at once
@@ -52,8 +51,9 @@ class BertScorer:
         for start in range(0, len(ordered), _TEXTS):
             batch = ordered[start : start + _TEXTS]
             read = self._tokeniser(batch, truncation=True, max_length=self._max_tokens, return_special_tokens_mask=True)
-            rows = [torch.tensor(row, device=self._model.device) for row in read["input_ids"]]
-            ids = pad_sequence(rows, batch_first=True, padding_value=self._tokeniser.pad_token_id or 0)
+            pad = self._tokeniser.pad_token_id or 0
+            rows = [torch.tensor(row or [pad], device=self._model.device) for row in read["input_ids"]]
+            ids = pad_sequence(rows, batch_first=True, padding_value=pad)
             mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
             with torch.inference_mode():
                 output = self._model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
@@ -78,19 +78,11 @@ def load_scorer(config: ScoreEncoder) -> BertScorer:
     """A scorer, loaded once per process, on the GPU where there is one.
 
     Raises:
-        UserError: the source cannot be had, is no text encoder, lacks the layer, or reads fewer tokens than asked for.
+        UserError: see `load_encoder`, or the encoder lacks the layer.
     """
-    files = open_source(config.source, config.revision)
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        model = AutoModel.from_pretrained(files.folder, dtype=torch.float32, local_files_only=True)
-    except ValueError as error:
-        raise UserError(f"encoder '{config.source}': not a text encoder: {first_line(error)}") from None
+    model, tokeniser = load_encoder(config)
     layers = int(model.config.num_hidden_layers)
     if config.layer > layers:
         raise UserError(f"encoder '{config.source}': layer {config.layer}; expected 1 to {layers}")
-    if config.max_tokens > getattr(model.config, "max_position_embeddings", config.max_tokens):
-        raise UserError(f"encoder '{config.source}': cannot read max_tokens = {config.max_tokens} of text at once")
-    tokeniser = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return BertScorer(model.eval().to(device), tokeniser, config.layer, config.max_tokens)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return BertScorer(model, tokeniser, config.layer, config.max_tokens)

@@ -11,17 +11,18 @@ Floats = NDArray[np.float64]
 LOWEST, HIGHEST = 0.05, 20.0
 
 
-def fit_temperature(logits: Floats, labels: Floats) -> float:
+def fit_temperature(logits: Floats, labels: Floats, weights: Floats | None = None) -> float:
     """The temperature in [0.05, 20] with the least cross-entropy of sigmoid(logit / temperature).
 
     Args:
         logits: (n,), of the positive class against the negative.
         labels: (n,) 0 or 1.
+        weights: (n,) of the examples; None: all the same.
     """
 
     def loss(log_temperature: float) -> float:
         scaled = logits / np.exp(log_temperature)
-        return float(np.mean(np.logaddexp(0.0, scaled) - labels * scaled))
+        return float(np.average(np.logaddexp(0.0, scaled) - labels * scaled, weights=weights))
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded").x))
 

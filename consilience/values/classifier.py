@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModel, AutoTokenizer
-from transformers.utils.logging import disable_progress_bar
 
-from consilience.errors import UserError, first_line
+from consilience.errors import UserError
 from consilience.files import atomic_path, digest_file, write_json
 from consilience.lm.sources import open_source
 from consilience.theories import VALUE_NAMES
 from consilience.values.about import ABOUT, WEIGHTS, About, read_about
 from consilience.values.calibration import probabilities
+from consilience.values.encoder import load_encoder
 from consilience.values.settings import EncoderConfig
 
 Floats = NDArray[np.float64]
@@ -51,25 +51,11 @@ class ValueClassifier(nn.Module):
         """An encoder as it comes, with fresh heads, on the GPU where there is one.
 
         Raises:
-            UserError: the source cannot be had, is no text encoder, or reads fewer tokens than asked for.
+            UserError: see `load_encoder`.
         """
-        files = open_source(config.source, config.revision)
-        disable_progress_bar()  # type: ignore[no-untyped-call]
+        encoder, tokeniser = load_encoder(config)
         torch.manual_seed(seed)
-        try:
-            encoder = AutoModel.from_pretrained(files.folder, dtype=torch.float32, local_files_only=True)
-        except ValueError as error:
-            raise UserError(f"encoder '{config.source}': not a text encoder: {first_line(error)}") from None
-        return cls._on(encoder, config, files.folder)
-
-    @classmethod
-    def _on(cls, encoder: Any, config: EncoderConfig, folder: Path) -> "ValueClassifier":
-        window = getattr(encoder.config, "max_position_embeddings", None)
-        if not hasattr(encoder.config, "hidden_size") or (window is not None and window < config.max_tokens):
-            raise UserError(f"encoder '{config.source}': cannot read max_tokens = {config.max_tokens} of text at once")
-        tokeniser = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(encoder, tokeniser, config.max_tokens).to(device)
+        return cls(encoder, tokeniser, config.max_tokens).to("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
     def device(self) -> torch.device:
@@ -77,13 +63,16 @@ class ValueClassifier(nn.Module):
         return self.heads.weight.device
 
     def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids, cut to `max_tokens`; a text is data, in which no control token is recognised."""
+        """Token ids, cut to `max_tokens`; a text is data, in which no control token is recognised.
+
+        An empty text is a token of padding where the tokeniser adds none of its own.
+        """
         if not texts:
             return []
         ids: list[list[int]] = self.tokeniser(
             list(texts), truncation=True, max_length=self.max_tokens, split_special_tokens=True
         )["input_ids"]
-        return ids
+        return [row or [self.tokeniser.pad_token_id or 0] for row in ids]
 
     def forward(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """(b, 5) float32 logits of tokenised texts."""
@@ -142,7 +131,9 @@ def _load(folder: Path, digest: str, config: EncoderConfig, encoder_digest: str)
         raise UserError(f"encoder '{config.source}': its settings or tokeniser are not those of {folder / ABOUT}")
     settings = AutoConfig.from_pretrained(files.folder, local_files_only=True)
     encoder = AutoModel.from_config(settings)  # type: ignore[no-untyped-call]
-    model = ValueClassifier._on(encoder.float(), config, files.folder)
+    tokeniser = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
+    model = ValueClassifier(encoder.float(), tokeniser, config.max_tokens)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     model.load_state_dict(load_file(folder / WEIGHTS))
     return model.requires_grad_(False)
 

@@ -41,7 +41,7 @@ class ValueData(Config):
 class EncoderConfig(Config):
     """A text encoder: any that transformers' AutoModel loads."""
 
-    source: str = Field(MINILM, description="a package, a folder or a hub id; see docs/values.md")
+    source: str = Field(MINILM, description="hub id, local folder, or package:MODULE/FOLDER")
     revision: str | None = Field(None, description="hub id: the 40 hexadecimal digits of a commit")
     max_tokens: int = Field(128, ge=8, description="tokens of a text that are read; the rest is cut off")
 
@@ -49,11 +49,11 @@ class EncoderConfig(Config):
 class FitConfig(Config):
     """How encoder and heads are trained, by AdamW."""
 
-    epochs: int = Field(2, ge=1)
+    epochs: int = Field(2, ge=1, description="passes over the texts")
     batch_size: int = Field(32, ge=1, description="texts of one step, all workers together")
     learning_rate: float = Field(5e-5, gt=0, description="of the encoder at its highest")
     head_learning_rate: float = Field(1e-3, gt=0, description="of the heads at its highest")
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of steps in which the rates rise; then they fall to 0")
 
 

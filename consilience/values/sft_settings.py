@@ -10,9 +10,9 @@ from consilience.ppo.settings import LoraSettings
 class SftSettings(Config):
     """Settings of the supervised tuning. Sizes are in examples and count all workers together."""
 
-    lora: LoraSettings = LoraSettings(rank=128, alpha=256)
+    lora: LoraSettings = Field(LoraSettings(rank=128, alpha=256), description="the aggregator's adapter")
     learning_rate: float = Field(5e-6, gt=0, description="of AdamW, after a warm-up falling linearly to 0")
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, description="steps in which the rate rises")
     steps: int = Field(1_000, ge=1, description="most optimiser steps")
     batch_size: int = Field(32, ge=1, description="examples of a step")
     microbatch_size: int = Field(4, ge=1, description="examples in memory at once, per worker")
@@ -21,7 +21,7 @@ class SftSettings(Config):
     max_tokens: int = Field(1024, ge=64, description="longest example; data in its context are cut to fit")
     max_answer_tokens: int = Field(128, ge=8, description="longest reference answer")
     gradient_checkpointing: bool = Field(False, description="less memory, about a fifth slower")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of the adapter and the order of examples")
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "SftSettings":

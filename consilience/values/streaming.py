@@ -1,6 +1,6 @@
 """Replies that are heard while they are written, each with its own limits, and that may be given up."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -55,9 +55,13 @@ class Turn:
         text = str(tokeniser.decode(list(ids), skip_special_tokens=True)).strip()
         if self.ended is None:
             text = text.rstrip(_UNFINISHED).rstrip()
-        if not text.startswith(self.said):  # the tokeniser writes earlier text anew: wait until it agrees
-            return ""
-        new, self.said = text[len(self.said) :], text
+        said = len(self.said)
+        if not text.startswith(self.said):
+            if self.ended is None:  # the tokeniser writes earlier text anew: wait until it agrees
+                return ""
+            # It never did. What was said stays said, but what follows is not lost.
+            said = next((k for k, (a, b) in enumerate(zip(text, self.said, strict=False)) if a != b), len(text))
+        new, self.said = text[said:], text
         return new
 
 
@@ -69,13 +73,25 @@ class StreamingAgents(Agents):
     """`Agents` whose replies can be followed."""
 
     def stream(self, turns: Sequence[Turn], heard: Heard) -> None:
-        """Write the replies to `turns` side by side; each has its own length, temperature and adapter.
+        """Write the replies to `turns`, side by side where they fit; each has its own length, temperature and adapter.
 
         Joined, what a turn says is its reply without the white space around it.
         """
         for turn in turns:
             if turn.agent != BASE and turn.agent not in self.names:
                 raise ValueError(f"unknown agent '{turn.agent}'")
+        for rows in _side_by_side(turns, self.model.window):
+            self._write(turns, rows, heard)
+
+    def _write(self, everyone: Sequence[Turn], rows: Sequence[int], heard: Heard) -> None:
+        turns = [everyone[row] for row in rows]
+
+        def told(pieces: list[str | None]) -> None:
+            said: list[str | None] = ["" if turn.ended is None else None for turn in everyone]
+            for row, piece in zip(rows, pieces, strict=True):
+                said[row] = piece
+            heard(said)
+
         ids, mask = pad_left([turn.prompt for turn in turns], self._ends[0], self.model.model.device)
         warm = any(turn.temperature > 0 for turn in turns)
         settings = GenerationConfig(  # type: ignore[no-untyped-call]
@@ -85,7 +101,7 @@ class StreamingAgents(Agents):
             pad_token_id=self._ends[0],
             **({"temperature": 1.0, "top_k": 0, "top_p": 1.0} if warm else {}),
         )
-        listener = _Listener(turns, heard, self.model.tokeniser, ids.shape[1], self._ends)
+        listener = _Listener(turns, told, self.model.tokeniser, ids.shape[1], self._ends)
         self._generate(
             ids,
             mask,
@@ -102,6 +118,20 @@ def open_streaming(*saved: SavedAdapters) -> StreamingAgents:
         check_saved(each)
     model: LanguageModel = load_own(saved[0].base)
     return StreamingAgents(model, {name: place for each in saved for name, place in each.adapters.items()})
+
+
+def _side_by_side(turns: Sequence[Turn], window: int | None) -> Iterator[list[int]]:
+    """Rows to be written at once. Who has ended is padded until all have, and a longest prompt with the longest reply
+    beside it may exceed the window though neither does with its own: learned positions would run out."""
+    together: list[int] = []
+    longest = 0
+    for row in sorted(range(len(turns)), key=lambda row: turns[row].max_new_tokens):
+        longest = max(longest, len(turns[row].prompt))
+        if together and window is not None and longest + turns[row].max_new_tokens > window:
+            yield sorted(together)
+            together, longest = [], len(turns[row].prompt)
+        together.append(row)
+    yield sorted(together)
 
 
 class _Temperatures(LogitsProcessor):

@@ -1,6 +1,7 @@
 """ROUGE: how many words an answer shares with a reference, in runs of n and in order (Lin 2004).
 
 Words are runs of letters and digits, in lower case and not stemmed; every figure is the F1 of precision and recall.
+The package rouge-score is not used: by itself it knows the letters a to z only, and it parts sentences by data of NLTK.
 """
 
 import re

@@ -27,13 +27,12 @@ class Timed(LocalSteps):
 
     seconds = 0.0
 
-    def fine_tune(self, train: Rows, held_out: Rows) -> Path:
+    def fine_tune(self, train: Rows, held_out: Rows, folder: Path) -> None:
         if self.history:
-            return self._folder / "fine-tuned"
+            return
         started = time.perf_counter()
-        found = super().fine_tune(train, held_out)
+        super().fine_tune(train, held_out, folder)
         self.seconds = time.perf_counter() - started
-        return found
 
 
 def language_model(
@@ -55,11 +54,11 @@ def language_model(
         return {"rows": schema.frame(rows), "seconds": trained + sampling, "sampling_seconds": sampling}
 
     with TemporaryDirectory() as folder:
-        steps = Timed(config, schema, Path(folder))
-        fine_tuned = learn(real, schema, config.validation, None, seed, steps).models[0]
+        steps = Timed(config, schema)
+        fine_tuned = learn(real, schema, config.validation, None, seed, steps, Path(folder)).models[0]
         yield "sft", {**drawn(fine_tuned, steps.seconds), "history": steps.history}
         started = time.perf_counter()
-        learned = learn(real, schema, config.validation, config.adversarial, seed, steps)
+        learned = learn(real, schema, config.validation, config.adversarial, seed, steps, Path(folder))
         trained = steps.seconds + time.perf_counter() - started
         about = {"best": learned.best, "reason": learned.reason, "rounds": [each.to_json() for each in learned.rounds]}
         yield "ppo", {**drawn(learned.models[learned.best], trained), **about}

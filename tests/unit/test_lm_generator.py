@@ -82,3 +82,10 @@ def test_the_head_reads_contiguous_states(load: Load) -> None:
     generate(model, PROMPTS, max_new_tokens=2)
     hook.remove()
     assert seen == [True, True]
+
+
+def test_the_models_own_generation_settings_do_not_leak_in(load: Load) -> None:
+    model = load(None)
+    plain = generate(model, PROMPTS, max_new_tokens=24)
+    model.model.generation_config.update(repetition_penalty=50.0, no_repeat_ngram_size=1, min_new_tokens=8)
+    assert generate(model, PROMPTS, max_new_tokens=24) == plain

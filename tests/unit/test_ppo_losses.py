@@ -75,6 +75,20 @@ def test_whitening_ignores_padding() -> None:
     assert white[MASK].var(correction=0).item() == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("advantage", [0.0, 3.0, -1e6])
+def test_advantages_that_are_all_the_same_say_nothing(advantage: float) -> None:
+    one = torch.tensor([[True, False, False]])
+    assert losses.whiten(rows([advantage, 99, 99]), one).tolist() == [[0, 0, 0]], "a batch of a single token"
+    assert not losses.whiten(torch.full((2, 3), advantage), MASK).any()
+
+
+def test_a_response_of_one_token_is_paid_there_and_a_longer_one_once() -> None:
+    one = losses.token_rewards(torch.tensor([2.0]), torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1).bool(), 1.0)
+    assert one.tolist() == [[2.0]]
+    whole = losses.token_rewards(torch.tensor([2.0]), torch.zeros(1, 3), torch.zeros(1, 3), MASK[:1], 1.0)
+    assert whole.tolist() == [[0, 0, 2.0]], "cut at the longest length: the score is due at the last token all the same"
+
+
 def test_clipped_policy_loss() -> None:
     """Ratios 1.5, 0.5, 1.5, 0.5 with clip 0.2: a gain is capped at 1.2 or 0.8, a loss is not."""
     mask = torch.ones(1, 5, dtype=torch.bool)

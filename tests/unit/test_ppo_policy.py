@@ -7,6 +7,8 @@ import torch
 from ppo_models import END, PAD, tiny_model, tiny_policy, tiny_tokeniser
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from consilience.errors import UserError
+from consilience.lm.generator import end_tokens
 from consilience.ppo.policy import LoraSettings, Policy
 from consilience.ppo.rollout import Rollout, SamplingConfig, generate, pad_left
 
@@ -88,6 +90,24 @@ def test_bfloat16_base_keeps_a_float32_adapter() -> None:
     assert logits.dtype == torch.bfloat16
     assert values.dtype == torch.float32
     assert all(parameter.dtype == torch.float32 for parameter in policy.trainable.values())
+
+
+def test_a_response_ends_where_model_or_tokeniser_says() -> None:
+    base, tokeniser = tiny_model(), tiny_tokeniser()
+    for own, expected in ((None, [END]), (4, [4, END]), ([5, END, 4], [5, END, 4])):
+        base.generation_config.eos_token_id = own
+        assert end_tokens(base.generation_config, tokeniser) == expected
+        assert sorted(Policy(tiny_model_ending(own), tokeniser).base.generation_config.eos_token_id) == sorted(expected)
+    tokeniser.eos_token = None
+    base.generation_config.eos_token_id = None
+    with pytest.raises(UserError, match="names no end-of-text token"):
+        end_tokens(base.generation_config, tokeniser)
+
+
+def tiny_model_ending(ends: int | list[int] | None) -> PreTrainedModel:
+    base = tiny_model()
+    base.generation_config.eos_token_id = ends
+    return base
 
 
 def other_model(kind: str) -> PreTrainedModel:

@@ -35,6 +35,11 @@ def test_the_shipped_config_starts_with_nothing_there(tmp_path: Path, monkeypatc
     app.bind(config, HASHES)
 
 
+def test_an_answer_of_the_usual_length_is_not_too_long() -> None:
+    with pytest.raises(UserError, match=r"limits.*answer_tokens 64: more than max_tokens 32"):
+        parse_config(ServeConfig, {"limits": {"max_tokens": 32}}, "args")
+
+
 def test_annotators_that_share_a_model_share_a_deployment(tmp_path: Path) -> None:
     small_consensus().save(tmp_path / "consensus_model.json")
     run = {"job": "pipeline", "config": yaml.safe_load((ROOT / "configs/demo.yaml").read_text())}

@@ -276,6 +276,47 @@ def test_one_agent_that_fails_is_missing() -> None:
     assert setting.aggregator.calls[0][2] == {"care": "Mind care.", "fairness": None}
 
 
+@pytest.mark.parametrize("names", [{}, {"care": 1}], ids=["nobody consulted", "an agent consulted"])
+def test_an_answer_that_breaks_off_is_none(names: dict[str, int]) -> None:
+    """Not the last agent's, and not what was said up to then."""
+
+    async def half(*_: Any) -> AsyncIterator[str]:
+        yield "You may"
+
+    body = {"question": "May I?", "profile": names}
+    response = client(make_setting(aggregator=half)).post("/v1/answer", json=body)
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "unavailable")
+    found = events(client(make_setting(aggregator=half)).post("/v1/answer", json={**body, "stream": True}).text)
+    assert found[-1][0] == "error"
+    assert "broke off" in found[-1][1]["error"]["message"]
+
+
+def test_an_agent_whose_answer_breaks_off_is_missing_at_once() -> None:
+    async def only_care(question: str, names: tuple[str, ...], *rest: Any) -> AsyncIterator[Reply]:
+        async for reply in agents_answer(question, ("care",), *rest):
+            yield reply
+
+    setting = make_setting(agents=only_care, limits=Limits(request_timeout_s=5))
+    care, fairness = client(setting).post("/v1/answer", json=QUESTION).json()["agents"]
+    assert care["answer"] == "Mind care."
+    assert "broke off" in fairness["problem"]
+
+
+def test_judges_that_are_asked_again_have_no_more_time() -> None:
+    calls = 0
+
+    async def slow(dilemma: str, theories: tuple[str, ...]) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0.5)
+        if calls == 1:
+            raise RayActorError
+        return await judging({"a0": 0.8, "a1": 0.8})(dilemma, theories)
+
+    setting = make_setting(small_consensus(), judge=slow, limits=Limits(request_timeout_s=0.8))
+    assert client(setting).post("/v1/judge", json={"dilemma": "I lied."}).status_code == 503
+
+
 def test_verdicts() -> None:
     setting = make_setting(small_consensus())
     found = client(setting).post("/v1/judge", json={"dilemma": "I lied to her."}).json()

@@ -1,10 +1,17 @@
 """Replies that are followed are the replies that are given whole, row by row, whatever stands beside them."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+from lm_models import save_tiny_model
+from peft import LoraConfig, TaskType, get_peft_model
 from serve_models import save_tiny_runs
+from transformers import GPT2Config
 
 from consilience.values.agents import BASE
 from consilience.values.answer_settings import AnswerConfig
+from consilience.values.base import BaseConfig, load_own
 from consilience.values.prompts import agent_prompt
 from consilience.values.saved import read_adapters
 from consilience.values.streaming import StreamingAgents, Turn, open_streaming
@@ -77,6 +84,48 @@ def test_cold_rows_stay_cold_beside_warm_ones(agents: StreamingAgents) -> None:
     steps = followed(agents, asked)
     for row in (0, 2):
         assert said(steps, row) == agents.answer([QUESTIONS[row]], [NAMES[row]], AnswerConfig(max_new_tokens=24))[0]
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+def test_a_long_prompt_beside_a_long_reply_fits_the_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each fits with its own; together they would run out of learned positions."""
+    monkeypatch.setenv("CONSILIENCE_CACHE", str(tmp_path / "cache"))
+    source = save_tiny_model(tmp_path / "base", GPT2Config, max_position_embeddings=64, tie_word_embeddings=False)
+    base = BaseConfig(source=source, dtype="float32")
+    lora = LoraConfig(task_type=TaskType.CAUSAL_LM, r=4, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(load_own(base).model, lora).save_pretrained(tmp_path / "care")
+    agents = StreamingAgents(load_own(base), {"care": tmp_path / "care"})
+    agents._ends = [len(agents.model.tokeniser) + 1]  # no reply ends by itself
+
+    def asked() -> list[Turn]:
+        lengths = ((58, 6), (4, 60), (10, 54))
+        return [Turn([5 + k % 40 for k in range(prompt)], "care", reply) for prompt, reply in lengths]
+
+    together, alone = asked(), asked()
+    steps = followed(agents, together)
+    assert [(turn.ended, turn.tokens) for turn in together] == [("length", 6), ("length", 60), ("length", 54)]
+    for row, turn in enumerate(alone):
+        assert said(steps, row) == said(followed(agents, [turn]), 0)
+    assert steps[0][1:] == ["", ""], "the others wait"
+    assert steps[-1][0] is None, "who has ended is silent"
+
+
+class Rewriting:
+    """Decodes to what `texts` says after so many tokens."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = texts
+
+    def decode(self, ids: list[int], **options: Any) -> str:
+        return self.texts[len(ids) - 1]
+
+
+def test_a_tokeniser_that_writes_anew_loses_nothing() -> None:
+    turn, tokeniser = Turn([1], BASE, 4), Rewriting("do", "do n", "don't", "don't go")
+    pieces = [turn.hear(tokeniser, [0] * length) for length in (1, 2, 3)]  # type: ignore[arg-type]
+    assert pieces == ["do", " n", ""]
+    turn.ended = "stop"
+    assert turn.hear(tokeniser, [0] * 4) == "n't go"  # type: ignore[arg-type]
 
 
 def test_an_unknown_agent(agents: StreamingAgents) -> None:

@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 import torch
 from lm_models import save_tiny_model
+from safetensors.torch import load_file, save_file
 from tabular_tables import mixed
 from transformers import GPT2Config, LlamaConfig, PreTrainedConfig
 
 from consilience.errors import UserError
 from consilience.ppo.rollout import generate, pad_left
 from consilience.ppo.settings import SamplingConfig
-from consilience.tabular.adversarial import split_rows
+from consilience.tabular.adversarial import ROUND, split_rows
 from consilience.tabular.fine_tuning import FineTuner
 from consilience.tabular.generator import TabularGenerator
 from consilience.tabular.language import BEGIN, END, RowConstraint
@@ -48,7 +49,7 @@ def pair_table() -> pd.DataFrame:
 
 
 def test_it_learns_what_goes_with_what(base: BaseConfig, pair_table: pd.DataFrame) -> None:
-    found = TabularGenerator(config(base, epochs=12)).fit(pair_table).sample(200, seed=1)
+    found = TabularGenerator(config(base, epochs=12)).fit(pair_table).sample(2000, seed=1)
     agree = (found["a"] == "left") == (found["b"] == "no")
     assert agree.mean() > 0.95
     assert ((found["n"] == 10) == (found["a"] == "left")).mean() > 0.9
@@ -73,6 +74,9 @@ def test_rows_are_valid_exact_in_number_and_repeatable(base: BaseConfig, tmp_pat
     assert rows["since"].dropna().between(table["since"].min(), table["since"].max()).all()
     pd.testing.assert_frame_equal(generator.sample(37, seed=3), rows)
     assert not generator.sample(37, seed=4).equals(rows)
+    assert generator.model_ is not None
+    judged = sample_rows(generator.model_, 16, {}, (3, ROUND), 16)
+    assert not any(schema.rows(rows)[start : start + 16] == judged for start in (0, 16)), "not those the rounds judge"
     assert generator.sample(0).dtypes.equals(table.dtypes)
     generator.save(tmp_path / "generator")
     again = TabularGenerator.load(tmp_path / "generator", config(base))
@@ -211,6 +215,15 @@ def test_a_base_that_is_too_small_for_a_row(tmp_path: Path) -> None:
     base = BaseConfig(source=save_tiny_model(tmp_path, LlamaConfig, max_position_embeddings=8))
     with pytest.raises(UserError, match="a row takes 14 tokens; the model's window holds 8"):
         RowModel.build(base, TableSchema.of(pd.DataFrame({f"c{k}": ["a", "b"] for k in range(6)})))
+
+
+def test_a_base_without_its_head_is_refused(tmp_path: Path) -> None:
+    """Its weights would be drawn at random."""
+    source = save_tiny_model(tmp_path, LlamaConfig, tie_word_embeddings=False)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({name: x for name, x in weights.items() if name != "lm_head.weight"}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"not a causal language model, it has no lm_head\.weight"):
+        RowModel.build(BaseConfig(source=source), TableSchema.of(pd.DataFrame({"x": ["a", "b"]})))
 
 
 def test_nothing_to_sample_from() -> None:

@@ -26,6 +26,8 @@ SURVEY = str(ROOT / "configs/demo_survey.csv")
         (["--data", SURVEY, "--method", "copy"], "key 'method'"),
         (["--data", SURVEY, "--set", "adversarial=null"], "method ppo needs `adversarial`"),
         (["--data", SURVEY, "--set", "conditions.height=3"], "condition 'height': no such column"),
+        (["--data", SURVEY, "--set", "conditions.age=500"], "condition 'age': 500; expected 23 to 77"),
+        (["--data", SURVEY, "--set", "conditions.region=Mars"], "condition 'region': 'Mars'; expected '"),
         (["--data", SURVEY, "--method", "resample", "--set", "conditions.age=30"], "method resample takes none"),
         (["--data", SURVEY, "--set", "base.source=package:nowhere"], "no package"),
         (["--data", SURVEY, "--set", "workers.workers=3"], "cannot be shared by 3 workers"),
@@ -75,6 +77,7 @@ def test_files_that_are_no_tables(tmp_path: Path) -> None:
 def test_every_class_is_held_out_alike() -> None:
     frame = pd.DataFrame({"x": range(100), "y": ["a"] * 90 + ["b"] * 10})
     train, test = hold_out(frame, "y", 0.2, 0)
+    assert sorted([*train["x"], *test["x"]]) == list(range(100)), "no row is on both sides"
     assert ((test["y"] == "b").sum(), len(train), len(test)) == (2, 80, 20)
     assert len(hold_out(frame.iloc[:5], "y", 0.2, 0)[1]) == 0
     assert len(hold_out(frame, "x", 0.2, 0)[1]) == 20, "too many values to hold out each"

@@ -119,6 +119,24 @@ def test_huge_and_foreign_questions_are_answered(base: BaseConfig, adapters: dic
     assert isinstance(agents.answer([question], ["care"], SHORT)[0], str)
 
 
+def test_an_agent_ends_where_it_ended_in_training(tmp_path: Path) -> None:
+    """Also where the model names another end than its tokeniser, which closes a turn of the chat."""
+    other = BaseConfig(source=save_tiny_model(tmp_path / "base", LlamaConfig, CHAT, eos_token_id=9), dtype="float32")
+    trainer = build_trainer(plan(other), QUESTIONS, len)
+    trainer.save(tmp_path / "care")
+    agents = Agents(load_own(other), {"care": tmp_path / "care"})
+    assert sorted(agents._ends) == sorted(trainer.policy.base.generation_config.eos_token_id) == [2, 9]
+
+
+def test_the_models_own_generation_settings_do_not_leak_in(base: BaseConfig, adapters: dict[str, Path]) -> None:
+    loaded = load_own(base)
+    loaded.model.generation_config.update(repetition_penalty=50.0, no_repeat_ngram_size=1, min_new_tokens=8)
+    long = AnswerConfig(max_new_tokens=24)
+    names = ["care", "loyalty", BASE]
+    plain = Agents(load_own(base), adapters).answer(QUESTIONS, names, long)
+    assert Agents(loaded, adapters).answer(QUESTIONS, names, long) == plain
+
+
 def test_mistakes_are_named(base: BaseConfig, adapters: dict[str, Path], tmp_path: Path) -> None:
     agents = Agents(load_own(base), adapters)
     with pytest.raises(UserError, match="unknown agent 'liberty'; expected one of base, care, fairness, loyalty"):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from value_models import save_tiny_encoder, store_classifier, value_examples
+from value_models import save_tiny_encoder, store_classifier, value_examples, without_own_tokens, without_weights
 
 from consilience.errors import UserError
 from consilience.theories import VALUE_NAMES
@@ -227,6 +227,31 @@ def test_weights_and_encoder_must_be_those_described(
     (folder / "classifier.json").write_text("{}")
     with pytest.raises(UserError, match="not a value classifier's description"):
         load_classifier(folder)
+
+
+def test_an_empty_text_is_classified_where_the_tokeniser_adds_no_tokens(tmp_path: Path) -> None:
+    model = ValueClassifier.build(
+        EncoderConfig(source=without_own_tokens(save_tiny_encoder(tmp_path)), max_tokens=32), 0
+    )
+    assert np.isfinite(model.logits(["", "I helped my brother", ""])).all()
+    assert np.isfinite(model.logits([""])).all()
+
+
+def test_a_new_classifier_depends_on_its_seed_alone(tmp_path: Path) -> None:
+    """Also where the encoder comes without a pooler."""
+    bare = EncoderConfig(source=without_weights(save_tiny_encoder(tmp_path), "pooler"), max_tokens=32)
+    states = []
+    for seed in (0, 0, 1):
+        torch.rand(7 + len(states))
+        states.append(ValueClassifier.build(bare, seed).state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not torch.equal(states[0]["heads.weight"], states[2]["heads.weight"])
+
+
+def test_an_encoder_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    cut = EncoderConfig(source=without_weights(save_tiny_encoder(tmp_path), "layer.1.output"), max_tokens=32)
+    with pytest.raises(UserError, match=r"not a whole text encoder, it has no encoder\.layer\.1\.output"):
+        ValueClassifier.build(cut, 0)
 
 
 def test_an_encoder_that_cannot_serve(encoder: EncoderConfig) -> None:

@@ -64,8 +64,11 @@ def test_a_dry_run_says_what_would_be_trained(tmp_path: Path, capsys: pytest.Cap
         (["--set", "ppo.reward_on=prompt_and_response"], "reward_on: a value's reward scores the answer alone"),
         (["--rewards", "nowhere"], "nowhere: not a run folder"),
         (["--set", "base.source=nowhere"], "model source 'nowhere': no such folder"),
-        (["--rewards", "{0}/weak"], "the care classifier is refused as a reward: too weak; force uses it anyway"),
-        (["--judge", "{0}/weak"], "the care classifier is refused as a reward: too weak; force uses it anyway"),
+        (
+            ["--rewards", "{0}/weak"],
+            "classifier is refused as a reward: too weak; force_rewards uses it anyway",
+        ),
+        (["--judge", "{0}/weak"], "classifier is refused as a reward: too weak; force_rewards uses it anyway"),
         (["--set", "workers.workers=3"], "batch_size 64 cannot be shared by 3 workers; expected a multiple"),
         (["--set", "vllm={{trust_remote_code: true}}"], "trust_remote_code: a model's own code is never run"),
         (["--set", "vllm={{enable_lora: false}}"], "key 'vllm': enable_lora: settled by base and lora"),

@@ -98,6 +98,14 @@ def test_calibration_recovers_a_known_temperature(temperature: float) -> None:
     assert after < before or temperature == 1.0
 
 
+def test_a_weight_counts_an_example_as_often() -> None:
+    random = np.random.default_rng(0)
+    logits, labels, times = random.normal(size=50), random.integers(0, 2, 50).astype(float), random.integers(1, 4, 50)
+    repeated = np.repeat(np.arange(50), times)
+    found = fit_temperature(logits, labels, times.astype(float))
+    assert found == pytest.approx(fit_temperature(logits[repeated], labels[repeated]), rel=1e-4)
+
+
 def test_extreme_logits_stay_probabilities() -> None:
     logits = np.array([-1e4, 0.0, 1e4])
     assert fit_temperature(logits, np.array([0.0, 1.0, 1.0])) > 0

@@ -159,7 +159,7 @@ def save_examples(examples: pd.DataFrame, run: Path) -> None:
         ({}, "no file; expected at least one of tables, moral_stories"),
         ({"moral_stories": ["a.jsonl"]}, "moral_stories: a norm's values are known from social_chemistry"),
         ({"tables": ["a.jsonl"], "values": "run"}, "of use to moral_stories alone"),
-        ({"tables": ["a.jsonl"], "most": {"dev": 3}}, "Input should be 'train', 'validation' or 'test'"),
+        ({"tables": ["a.jsonl"], "most": {"dev": 3}}, "expected 'train', 'validation' or 'test'"),
         ({"stories": ["a.jsonl"]}, "unknown key 'stories'"),
     ],
 )

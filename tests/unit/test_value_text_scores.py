@@ -1,12 +1,14 @@
 """ROUGE, repetition and BERTScore: known answers, and their definitions."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, AutoTokenizer
-from value_models import save_tiny_encoder
+from value_models import save_tiny_encoder, without_own_tokens
 
 from consilience.errors import UserError
 from consilience.values.bertscore import load_scorer, match
@@ -103,6 +105,14 @@ def test_scores_are_those_of_the_definition(encoder: ScoreEncoder) -> None:
     assert not found[2].any()
     assert not found[3].any()
     assert load_scorer(encoder)([], []).shape == (0, 3)
+
+
+def test_a_blank_text_scores_nothing_where_the_tokeniser_adds_no_tokens(tmp_path: Path) -> None:
+    source = without_own_tokens(save_tiny_encoder(tmp_path))
+    score = load_scorer(ScoreEncoder(source=source, max_tokens=32, layer=2))
+    found = score(["", "I helped my brother", ""], ["", "I helped my brother", "my brother"])
+    assert found[1] == pytest.approx([1, 1, 1])
+    assert not found[[0, 2]].any()
 
 
 def test_an_encoder_has_the_layer_that_is_asked_for(encoder: ScoreEncoder) -> None:

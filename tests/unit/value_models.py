@@ -1,11 +1,12 @@
 """A tiny text encoder with random weights and a real tokeniser, saved as a user's folder would be; and texts for it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -47,6 +48,20 @@ def save_tiny_encoder(folder: Path) -> str:
         tokenizer_object=tokeniser, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(folder)
     return str(folder)
+
+
+def without_own_tokens(source: str) -> str:
+    """The encoder's tokeniser adds no tokens of its own, as those of many decoders; returns the source."""
+    path = Path(source) / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "post_processor": None}))
+    return source
+
+
+def without_weights(source: str, part: str) -> str:
+    """The encoder lacks the weights that have `part` in their name; returns the source."""
+    path = Path(source) / "model.safetensors"
+    save_file({name: x for name, x in load_file(path).items() if part not in name}, path, {"format": "pt"})
+    return source
 
 
 def value_examples(situations: int = 40, seed: int = 0) -> pd.DataFrame:
