@@ -36,7 +36,7 @@ def parse_config(kind: type[C], raw: object, where: str) -> C:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{where}: {_explain(error, kind)}") from None
+        raise UserError(f"{where}: {_explain(error, kind, raw)}") from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -83,24 +83,63 @@ def _child(node: Any, part: str, override: str) -> Any:
 
 
 def _index(node: list[Any], part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(node):
+    if not part.isdecimal() or int(part) >= len(node):
         raise UserError(f"--set {override}: '{part}' is not a position in a list of {len(node)}")
     return int(part)
 
 
-def _explain(error: ValidationError, kind: type[Config]) -> str:
+_EXPECTED = {
+    "bool": "true or false",
+    "dict": "keys and values",
+    "float": "a number",
+    "int": "a whole number",
+    "list": "a list",
+    "model": "keys and values",
+    "path": "a path",
+    "string": "text",
+    "tuple": "a list",
+}
+
+
+def _explain(error: ValidationError, kind: type[Config], raw: object) -> str:
     """The first problem as one line (a misspelt key before all): key, what is wrong, what was expected."""
-    problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    key = ".".join(str(part) for part in problem["loc"]) or "config"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key '{key}'; known keys here: {', '.join(_known_keys(kind, problem['loc']))}{more}"
-    if problem["type"] == "missing":
-        return f"missing key '{key}'{more}"
-    message = problem["msg"].removeprefix("Value error, ")
+    within = {found["loc"][:length] for found in error.errors() for length in range(len(found["loc"]))}
+    problems = [found for found in error.errors() if found["loc"] not in within]  # a list is not short, its items fail
+    problem = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
+    key = _key(problem["loc"], raw, problem["type"] == "missing") or "config"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    context = problem.get("ctx", {})
     found = problem["input"]
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"unknown key '{key}'; known keys here: {', '.join(_known_keys(kind, problem['loc']))}{more}"
+        case "missing":
+            return f"missing key '{key}'{more}"
+        case "union_tag_not_found":
+            return f"missing key '{key}.{context['discriminator'].strip(chr(39))}'{more}"
+        case "union_tag_invalid":
+            tag = f"{key}.{context['discriminator'].strip(chr(39))}"
+            return f"key '{tag}': expected one of {context['expected_tags']}, found {context['tag']!r}{more}"
+        case "too_short":
+            message = f"expected at least {context['min_length']}"
+        case type_ if type_.endswith(("_type", "_parsing")) and type_.split("_")[0] in _EXPECTED:
+            message = f"expected {_EXPECTED[type_.split('_')[0]]}"
+        case _:
+            message = problem["msg"].removeprefix("Value error, ").replace("Input should be ", "expected ")
     shown = f", found {found!r}" if isinstance(found, str | int | float | bool | None) else ""
     return f"key '{key}': {message}{shown}{more}"
+
+
+def _key(loc: Sequence[int | str], raw: object, missing: bool) -> str:
+    """The key as it is written in a config: without the names of types that pydantic tries on the way."""
+    parts: list[int | str] = []
+    node: Any = raw
+    for part in loc:
+        inside = part in node if isinstance(node, dict) else isinstance(node, list | tuple) and isinstance(part, int)
+        if inside:
+            node = node[part]
+            parts.append(part)
+    return ".".join(map(str, [*parts, *loc[-1:]] if missing else parts))
 
 
 def _known_keys(kind: type[Config], loc: tuple[int | str, ...]) -> list[str]:

@@ -41,7 +41,7 @@ def read_batches(
     """
     path = Path(path)
     kind = _kind(path)
-    with _explained(path):
+    with explained(path):
         if kind == ".parquet":
             yield from _parquet(path, wanted)
         elif kind == ".jsonl":
@@ -58,7 +58,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
     """
     path = Path(path)
     kind = _kind(path)
-    with _explained(path):
+    with explained(path):
         if kind == ".jsonl":
             for number, line in _json_lines(path):
                 try:
@@ -94,8 +94,8 @@ def _kind(path: Path) -> str:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn what a reader raises into a UserError."""
+def explained(path: Path) -> Iterator[None]:
+    """Turn what reading the file `path` raises into a UserError."""
     try:
         yield
     except UnicodeDecodeError:

@@ -46,6 +46,7 @@ class Run:
                 )
             run = cls(folder, {"stages": {}, **previous, **_new_manifest(job, config)}, lock)
             run._write()
+            (folder / "summary.json").unlink(missing_ok=True)
             try:
                 yield run
             except BaseException as error:
@@ -61,13 +62,19 @@ class Run:
         return self.folder / name
 
     def finished(self, stage: str, fingerprint: str, *files: str) -> bool:
-        """Whether `stage` has finished with this fingerprint and all its `files` are still there."""
+        """Whether `stage` has finished with this fingerprint and all its `files` are still there.
+
+        If not, it is to run again and writes over what another config or other inputs left: from here on it counts as
+        unfinished on disk too, however this process ends.
+        """
         record = self.manifest["stages"].get(stage)
-        return (
-            record is not None
-            and record["fingerprint"] == fingerprint
-            and all((self.folder / name).exists() for name in files)
-        )
+        if record is None:
+            return False
+        if record["fingerprint"] == fingerprint and all((self.folder / name).exists() for name in files):
+            return True
+        del self.manifest["stages"][stage]
+        self._write()
+        return False
 
     @contextmanager
     def stage(self, name: str, fingerprint: str) -> Iterator[None]:
@@ -75,11 +82,12 @@ class Run:
         self.manifest["stages"].pop(name, None)
         started = time.monotonic()
         yield
-        self.manifest["stages"][name] = {
-            "fingerprint": fingerprint,
-            "seconds": round(time.monotonic() - started, 3),
-            "finished": _now(),
-        }
+        self.finish(name, fingerprint, time.monotonic() - started)
+
+    def finish(self, stage: str, fingerprint: str, seconds: float) -> None:
+        """Count `stage` as finished."""
+        record = {"fingerprint": fingerprint, "seconds": round(seconds, 3), "finished": _now()}
+        self.manifest["stages"][stage] = record
         self._write()
 
     def record(self, **facts: Any) -> None:
@@ -136,9 +144,13 @@ def _lock_folder(folder: Path) -> int:
         raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         os.close(lock)
-        raise UserError(f"{folder}: another process is writing this run; wait for it or choose another --out") from None
+        if isinstance(error, BlockingIOError):
+            why = "another process is writing this run; wait for it or choose another --out"
+        else:
+            why = f"cannot be locked: {error.strerror}; expected a file system that has flock"
+        raise UserError(f"{folder}: {why}") from None
     return lock
 
 
@@ -150,6 +162,7 @@ def _new_manifest(job: str, config: dict[str, Any]) -> dict[str, Any]:
         "started": _now(),
         "ended": None,
         "config": config,
+        "inputs": {},
         "seed": config.get("seed"),
         "code": code_version(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},

@@ -81,7 +81,7 @@ def _stream(
     from actors.cluster import connect
     from actors.respondent import Respondent
 
-    connect()
+    connect(hosting.num_cpus, hosting.num_gpus)
     results = ray.data.from_items(list(batches), override_num_blocks=len(batches)).map_batches(
         Respondent,
         fn_constructor_args=(saved, requests, parts, answers),

@@ -16,7 +16,7 @@ from consilience.files import digest_file, digest_json
 from consilience.lm.sources import ADAPTER_WEIGHTS
 from consilience.ppo.rewards import call_reward
 from consilience.runs import Run
-from consilience.table_schema import read_table, write_table
+from consilience.table_schema import read_table
 from consilience.tables import AGENTS, ANSWERS, QUESTIONS
 from consilience.values.about import forced_notes
 from consilience.values.agent_training import AgentPlan, Heard
@@ -31,6 +31,7 @@ from consilience.values.saved import save_adapters
 from consilience.values.split import TEST, TRAIN
 from jobs.progress import watching
 from jobs.reporting import say
+from jobs.run_tables import write_rows
 
 if TYPE_CHECKING:
     from jobs.train_agents import TrainAgentsConfig
@@ -49,7 +50,8 @@ def train_agents(
         reward and judge to the values whose classifier was refused as a reward and is used all the same.
     """
     digest = digest_file(run / "questions.parquet")
-    connect()
+    cpus, gpus = config.workers.at_once
+    connect(cpus, gpus + len(loaders) * config.reward_gpus)
     actors = {kind: start_rewards(each, config.reward_gpus) for kind, each in loaders.items()}
     loaded = dict(zip(actors, gather([actor.load.remote() for actor in actors.values()]), strict=True))
     forced = {kind: sorted(value for value, is_forced in each.items() if is_forced) for kind, each in loaded.items()}
@@ -109,9 +111,8 @@ def _room(config: "TrainAgentsConfig") -> int:
     """How many agents are trained or heard at once."""
     if config.at_once is not None:
         return config.at_once
-    workers = config.workers
     cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    needs = {"CPU": workers.num_cpus * workers.workers, "GPU": workers.num_gpus * workers.workers}
+    needs = dict(zip(("CPU", "GPU"), config.workers.at_once, strict=True))
     return max(1, min(int(cluster.get(kind, 0) // need) for kind, need in needs.items() if need))
 
 
@@ -147,7 +148,7 @@ def _compare(
         found = {name: compare(whole, base, agent) for name, (base, agent) in pairs.items()}
         rows += [{"value": value, "measure": name, **row} for name, row in found.items()]
         notes += suspicions(value, found)
-    write_table(pa.Table.from_pylist(rows, schema=AGENTS.arrow), run / "agents.parquet", AGENTS)
+    write_rows(rows, run, AGENTS)
     answers = [
         {
             "question_id": question,
@@ -159,7 +160,7 @@ def _compare(
         for system, each in heard.items()
         for place, (question, text) in enumerate(zip(names, each.texts, strict=True))
     ]
-    write_table(pa.Table.from_pylist(answers, schema=ANSWERS.arrow), run / "answers.parquet", ANSWERS)
+    write_rows(answers, run, ANSWERS)
     run.record(notes=notes)
     for note in notes:
         say(note)

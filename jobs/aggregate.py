@@ -7,6 +7,7 @@ new scores without a refit, and an alarm names annotators that are no longer wha
 
 import sys
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -37,22 +38,30 @@ from consilience.datasets.matrix import read_matrix
 from consilience.datasets.votes import human_share
 from consilience.errors import UserError
 from consilience.files import digest_file, digest_json
+from consilience.readers import explained
 from consilience.runs import Run
 from consilience.table_schema import read_table, write_table
 from consilience.tables import ALIGNMENT, ANNOTATIONS, DRIFT, GOLD, NOISE, RELIABILITY, VOTES
-from jobs.cli import Job, Summary, main, show_report
-from jobs.pool_tables import known, write_frame, write_people_tables, write_pool_tables
+from jobs.cli import Job, Summary, main, rounded, show_report
+from jobs.pool_tables import OCCASIONAL, write_people_tables, write_pool_tables
+from jobs.run_tables import write_frame
 
 
 class EMConfig(Config):
     """The truncated-normal EM; see `consilience.consensus.em`."""
 
-    prior: Literal["global", "per_theory"] | Annotated[float, Field(gt=0, lt=1)] = "global"
-    parameters: Literal["pooled", "per_theory"] = "pooled"
-    mstep: Literal["exact", "naive"] = "exact"
+    prior: Literal["global", "per_theory"] | Annotated[float, Field(gt=0, lt=1)] = Field(
+        "global", description="of acceptable: one for all tasks, one per theory, both estimated; or fixed"
+    )
+    parameters: Literal["pooled", "per_theory"] = Field(
+        "pooled", description="annotators' parameters for all theories together, as published, or per_theory"
+    )
+    mstep: Literal["exact", "naive"] = Field(
+        "exact", description="exact: maximum likelihood; naive: weighted mean and sd taken for mu and sigma"
+    )
     kappa: float = Field(2.0, gt=0, description="pseudo-scores of MAP smoothing")
     tolerance: float = Field(1e-7, gt=0, description="change of the objective per task at which to stop")
-    max_iterations: int = Field(300, ge=1)
+    max_iterations: int = Field(300, ge=1, description="passes over the data at most")
 
 
 class ConsensusConfig(Config):
@@ -114,8 +123,19 @@ def check_inputs(*paths: Path | None) -> None:
             raise UserError(f"{path}: no such file")
 
 
+def check_groups(groups: Mapping[str, str] | None, annotators: Collection[str]) -> None:
+    """Raise UserError for the first annotator of `groups` that is none of `annotators`."""
+    for name in groups or {}:
+        if name not in annotators:
+            raise UserError(f"groups: no annotator '{name}'; expected some of {', '.join(annotators)}")
+
+
 def execute(config: AggregateConfig, run: Run) -> Summary:
     """Read the annotations, fit, and write the tables of a consensus."""
+    if config.update is not None and config.update.resolve().parent == run.folder.resolve():
+        raise UserError(
+            f"{config.update}: lies in --out; a resumed job would count the same rows twice, so expected another --out"
+        )
     run.record(inputs={str(config.annotations): digest_file(config.annotations)})
     saved = None if config.update is None else Saved(config.update, config.before)
     if config.item_column is None or config.annotator_columns is None:
@@ -180,16 +200,18 @@ def aggregate(
     inputs = [digest_file(path) for path in paths if path is not None]
     fingerprint = digest_json([inputs, options, people.to_pylist() if people is not None else None])
     if run.finished("aggregate", fingerprint, "consensus.parquet", "reliability.parquet", "alignment.parquet"):
+        run.record(notes=run.manifest.get("aggregate_notes", []))  # without those that a realignment has added
         return {**run.manifest["aggregate"]}
     if config.votes is not None:
         people = human_share(read_table(config.votes, VOTES), str(config.votes))
     gold = None if config.gold is None else read_table(config.gold, GOLD).to_pandas()
-    noise = None if config.repeats is None else _noise(annotations, config.repeats)
     started = time.monotonic()
     with run.stage("aggregate", fingerprint):
         large = saved is None and _is_large(annotations, config)
         pool = Shards(annotations, gold, config.shards) if large else OneShard(annotations, gold)
+        check_groups(config.groups, pool.annotators)
         sample = pool.sample()
+        noise = None if config.repeats is None else _noise(annotations, config.repeats)
         fitted = _fit(pool, sample, config, gold, noise) if saved is None else _update(sample, saved)
         against_em, against_mean = pool.outcome(fitted.model, fitted.calibrated, config.tau, run / "consensus.parquet")
         seconds = time.monotonic() - started
@@ -197,6 +219,9 @@ def aggregate(
         alignment["f1_mean"] = f1_score(against_mean).ravel()
         write_frame(alignment, run, ALIGNMENT)
         write_frame(fitted.reliability, run, RELIABILITY)
+        # What another config or other annotations left, and this run may have no part of.
+        for name in ("consensus_model.json", *(f"{schema.name}.parquet" for schema in (NOISE, DRIFT, *OCCASIONAL))):
+            (run / name).unlink(missing_ok=True)
         if fitted.model is not None:
             fitted.model.save(run / "consensus_model.json")
         for table, schema in ((noise, NOISE), (fitted.drift, DRIFT)):
@@ -210,7 +235,7 @@ def aggregate(
             "items": pool.items,
             "annotators": len(pool.annotators),
             **figures,
-            "noise_sd": None if noise is None else known(noise_floor(noise)),
+            "noise_sd": None if noise is None else rounded(noise_floor(noise)),
             "calibrated_trust": round(fitted.calibrated.trust, 4),
             "calibrated_reliability": round(fitted.calibrated.reliability, 4),
             "flagged": int(alignment["flagged"].sum()),
@@ -222,7 +247,8 @@ def aggregate(
             **({} if people is None else write_people_tables(sample, gamma, fitted.calibrated, people, run)),
         }
         weak = [f"weak pool: {reason}" for reason in fitted.calibrated.weak]
-        run.record(aggregate=summary, notes=[*fitted.notes, *weak, *notes])
+        notes = [*fitted.notes, *weak, *notes]
+        run.record(aggregate=summary, aggregate_notes=notes, notes=notes)
     return summary
 
 
@@ -287,7 +313,8 @@ def _noise(annotations: Path, repeats: Path) -> pd.DataFrame:
 
 
 def _is_large(annotations: Path, config: ConsensusConfig) -> bool:
-    return annotations.suffix == ".parquet" and pq.read_metadata(annotations).num_rows > config.shard_above
+    with explained(annotations):
+        return annotations.suffix == ".parquet" and pq.read_metadata(annotations).num_rows > config.shard_above
 
 
 def _em(config: ConsensusConfig, noise: pd.DataFrame | None) -> TruncatedNormalEM:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 from pydantic import Field, field_validator
@@ -39,7 +40,7 @@ from consilience.runs import Run
 from consilience.table_schema import iterate_parquet, write_table
 from consilience.tables import ANNOTATIONS, ANNOTATORS, DILEMMAS
 from consilience.theories import THEORY_NAMES, Theory, pick_theories
-from jobs.cli import Job, Summary, main
+from jobs.cli import Job, Summary, console, main
 from jobs.progress import Advance, progress
 from jobs.reporting import say
 
@@ -154,7 +155,7 @@ def annotate(config: AnnotateConfig, run: Run) -> Summary:
     write_table(pa.Table.from_pylist(rows, schema=ANNOTATORS.arrow), run / "annotators.parquet", ANNOTATORS)
     run.record(licences={row["annotator"]: row.get("licence") for row in rows})
     dilemmas = digest_file(run / "dilemmas.parquet")
-    judged = [annotator_digest(annotator) for annotator in config.pool]
+    judged = [[annotator.annotator, annotator_digest(annotator)] for annotator in config.pool]
     stage = digest_json([dilemmas, judged, config.theories, config.repeat_sample, config.seed])
     items = pq.read_metadata(run / "dilemmas.parquet").num_rows
     total = items * len(config.theories) * len(config.pool)
@@ -180,9 +181,9 @@ def annotate(config: AnnotateConfig, run: Run) -> Summary:
     run.record(annotate=summary)
     if failed:
         say(f"{failed} judgements failed and are missing; the same command tries them again")
-        return summary
-    with run.stage("annotate", stage):
-        return summary
+    else:
+        run.finish("annotate", stage, time.monotonic() - started)
+    return summary
 
 
 def _repeat(config: AnnotateConfig, run: Run) -> None:
@@ -234,7 +235,8 @@ def model_pools(pool: Sequence[AnnotatorConfig]) -> list[list[AnnotatorConfig]]:
 
 def _judge_all(config: AnnotateConfig, folder: Path, parts: Path, items: int, doing: str) -> Counter[str]:
     """All pools side by side, each its own streaming Ray Data execution. Paid answers go to `folder`/answers."""
-    connect()
+    hosts = [annotator for annotator in config.pool if isinstance(annotator, ModelBlock)]
+    connect(max((host.num_cpus for host in hosts), default=0), max((host.num_gpus for host in hosts), default=0))
     pools = model_pools(config.pool)
     theories = pick_theories(config.theories)
     total = items * len(config.theories) * len(config.pool)
@@ -308,7 +310,8 @@ def _gather(config: AnnotateConfig, dilemmas: Path, parts: Path, out: Path, item
     with atomic_path(out) as temporary, pq.ParquetWriter(temporary, ANNOTATIONS.arrow, compression="zstd") as writer:
         for annotator in config.pool:
             written = 0
-            for table in _read_parts(part_folder(parts, annotator)):
+            for found in _read_parts(part_folder(parts, annotator)):
+                table = found.filter(pc.is_in(found["theory"], pa.array(config.theories)))  # parts may know more
                 writer.write_table(table)
                 written += table.num_rows
                 missing += table.column("score").null_count
@@ -364,7 +367,14 @@ def _last_line(error: BaseException) -> str:
     return lines[-1][:300]
 
 
-JOB = Job("annotate", __doc__, AnnotateConfig, plan, execute, inputs=("dilemmas",))
+def show(folder: Path) -> None:
+    """Print what the annotators said on the whole."""
+    from consilience.report.terminal import print_annotations  # here, because a dry run needs none of it
+
+    print_annotations(folder, console)
+
+
+JOB = Job("annotate", __doc__, AnnotateConfig, plan, execute, inputs=("dilemmas",), show=show)
 
 if __name__ == "__main__":
     sys.exit(main(JOB))

@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow as pa
 from pydantic import Field, field_validator
 
 from consilience.calibration.settings import EncoderFit, LanguageModelFit, Loss, ModelConfig, TuningWorkersConfig
@@ -20,7 +18,7 @@ from consilience.calibration.splits import DEV, TRAIN, Split, SplitConfig, split
 from consilience.calibration.tasks import TaskName, VotedItems, read_voted
 from consilience.config import Config
 from consilience.errors import UserError
-from consilience.files import digest_file, digest_json, write_json
+from consilience.files import atomic_path, digest_file, digest_json, write_json
 from consilience.lm.sources import (
     ADAPTER_SETTINGS,
     ADAPTER_WEIGHTS,
@@ -29,10 +27,10 @@ from consilience.lm.sources import (
     open_source,
 )
 from consilience.runs import Run
-from consilience.table_schema import write_table
 from consilience.tables import CALIBRATE_METRICS, CALIBRATE_PREDICTIONS
 from consilience.values.settings import EncoderConfig
-from jobs.cli import Job, Summary, console, main
+from jobs.cli import Job, Summary, console, main, rounded
+from jobs.run_tables import write_frame, write_rows
 
 if TYPE_CHECKING:
     from consilience.calibration.assessment import Assessment, Reading
@@ -44,7 +42,7 @@ class CalibrateConfig(Config):
     data: Path = Field(description="items with people's votes, in the form that `task` says")
     task: TaskName = Field("dilemmas", description="dilemmas, anecdotes, anecdotes_binary (Scruples) or texts (own)")
     model: ModelConfig = Field(description="language model; a source alone will do")
-    loss: Loss | None = Field("cross_entropy", description="or dirichlet_multinomial; null: measure, tune nothing")
+    loss: Loss | None = Field("cross_entropy", description="what is tuned for; null: measure, tune nothing")
     fit: LanguageModelFit = Field(LanguageModelFit(), description="adapter, epochs, batch size, learning rates")
     encoder: EncoderConfig | None = Field(EncoderConfig(), description="baseline tuned with the same loss; null: none")
     encoder_fit: EncoderFit = Field(EncoderFit(), description="epochs, batch size, learning rates of the encoder")
@@ -97,7 +95,7 @@ def execute(config: CalibrateConfig, run: Run) -> Summary:
     from actors.cluster import connect
     from consilience.calibration.assessment import AFTER, BEFORE, ENCODER, assess
 
-    connect()
+    connect(*config.workers.at_once)
     stages = _Stages(config, run, items, split, common)
     readings = {BEFORE: stages.read(BEFORE, config.model, None)}
     if config.loss is not None:
@@ -105,10 +103,8 @@ def execute(config: CalibrateConfig, run: Run) -> Summary:
     if (encoder := _encoder(config)) is not None:
         readings[ENCODER] = stages.read(ENCODER, encoder, stages.tune_encoder(encoder))
     found = assess(items, split, readings)
-    metrics = pa.Table.from_pylist(found.metrics, schema=CALIBRATE_METRICS.arrow)
-    write_table(metrics, run / "calibrate_metrics.parquet", CALIBRATE_METRICS)
-    predictions = pa.Table.from_pandas(found.predictions, preserve_index=False)
-    write_table(predictions, run / "calibrate_predictions.parquet", CALIBRATE_PREDICTIONS)
+    write_rows(found.metrics, run, CALIBRATE_METRICS)
+    write_frame(found.predictions, run, CALIBRATE_PREDICTIONS)
     run.record(
         splits=split.counts,
         components=split.components,
@@ -141,7 +137,6 @@ class _Stages:
 
         from actors.calibrate_worker import read_items
         from consilience.calibration.assessment import Reading, held_out
-        from consilience.files import atomic_path
 
         name = f"readings/{system}.safetensors"
         trained = None if weights is None else self._digest(weights)
@@ -178,7 +173,9 @@ class _Stages:
         version = self._version(encoder, self._config.encoder_fit)
         if not self._run.finished("tune_encoder", version, file.name):
             with self._run.stage("tune_encoder", version):
-                shutil.copyfile(self._tune("tune_encoder", encoder, self._config.encoder_fit, version), file)
+                weights = self._tune("tune_encoder", encoder, self._config.encoder_fit, version)
+                with atomic_path(file) as path:
+                    shutil.copyfile(weights, path)
             shutil.rmtree(self._run / "training" / f"tune_encoder-{version[:12]}", ignore_errors=True)
         return file
 
@@ -232,21 +229,17 @@ def _headline(found: "Assessment", items: VotedItems, split: Split) -> Summary:
     value = {(row["system"], row["metric"]): row["value"] for row in found.metrics}
     summary: Summary = {"items": len(items), **{f"items_{part}": count for part, count in split.counts.items()}}
     for system in (PRIOR, BEFORE, AFTER, ENCODER, BOUND):
-        summary[f"ce_{system}"] = _rounded(value.get((system, "ce")))
-        summary[f"dm_{system}"] = _rounded(value.get((system, "dm")))
+        summary[f"ce_{system}"] = rounded(value.get((system, "ce")))
+        summary[f"dm_{system}"] = rounded(value.get((system, "dm")))
     for system in (BEFORE, AFTER):
-        summary[f"answer_mass_{system}"] = _rounded(found.systems.get(system, {}).get("answer_mass"))
-        summary[f"position_bias_{system}"] = _rounded(found.systems.get(system, {}).get("position_bias"))
+        summary[f"answer_mass_{system}"] = rounded(found.systems.get(system, {}).get("answer_mass"))
+        summary[f"position_bias_{system}"] = rounded(found.systems.get(system, {}).get("position_bias"))
     for system in (AFTER, ENCODER):
         closed, gain = found.gap_closed.get(system, {}), found.gain.get(system, {})
         for end, key in (("", "value"), ("_low", "low"), ("_high", "high")):
-            summary[f"gain_{system}{end}"] = _rounded(gain.get(key))
-            summary[f"gap_closed_{system}{end}"] = _rounded(closed.get(key))
+            summary[f"gain_{system}{end}"] = rounded(gain.get(key))
+            summary[f"gap_closed_{system}{end}"] = rounded(closed.get(key))
     return summary
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None or not np.isfinite(value) else round(value, 4)
 
 
 def show(folder: Path) -> None:

@@ -1,6 +1,9 @@
 """The command line that every job shares: read config, open the run folder, run, report, exit code."""
 
 import argparse
+import json
+import math
+import os
 import signal
 import sys
 import traceback
@@ -15,7 +18,7 @@ from pydantic_core import PydanticUndefined
 from rich.console import Console
 
 from consilience.config import Config, load_config
-from consilience.errors import UserError
+from consilience.errors import UserError, one_line
 from consilience.runs import Run
 from jobs.reporting import logs_json, run_id, say
 
@@ -49,7 +52,7 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
     """Run `job` from the command line. Returns 0 done, 2 the user's mistake, 1 anything else."""
     arguments = _parser(job).parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
-    overrides = [f"{name}={value}" for name in job.inputs if (value := getattr(arguments, name)) is not None]
+    overrides = [f"{name}={_literal(value)}" for name in job.inputs if (value := getattr(arguments, name)) is not None]
     try:
         config = load_config(job.config, arguments.config, [*overrides, *arguments.set])
         if arguments.dry_run:
@@ -66,10 +69,11 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
             job.show(arguments.out)
         return 0
     except UserError as error:
-        say(_one_line(f"error: {error}"), status="failed", exit_code=2)
+        say(f"error: {one_line(error)}", status="failed", exit_code=2)
         return 2
     except KeyboardInterrupt:
-        say(f"stopped; the same command resumes it: {arguments.out}", status="interrupted", exit_code=1)
+        resumes = "" if arguments.dry_run else f"; the same command resumes it: {arguments.out}"
+        say(f"stopped{resumes}", status="interrupted", exit_code=1)
         return 1
     except Exception as error:
         trace = {"traceback": traceback.format_exc()} if logs_json() else {}
@@ -87,6 +91,11 @@ def show_report(folder: Path) -> None:
 
     write_report(folder)
     print_result(folder, console)
+
+
+def rounded(value: float | None) -> float | None:
+    """As a summary holds it: to four decimals; None where it is missing or not finite."""
+    return None if value is None or not math.isfinite(value) else round(value, 4)
 
 
 @contextmanager
@@ -120,8 +129,9 @@ def _reason(error: BaseException) -> str:
     return ": ".join([type(error).__name__, *lines[:1]])
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split("\n"))
+def _literal(value: str) -> str:
+    """What exists is named as it stands, whatever YAML would make of a `#` or a colon in its name."""
+    return json.dumps(value, ensure_ascii=False) if os.path.exists(value) else value
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:
@@ -132,7 +142,9 @@ def _parser(job: Job[Any]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m jobs.{job.name}",
         description=job.description,
-        epilog=f"config keys:\n{_describe_keys(job.config)}\n\nexit codes: 0 done, 2 mistake in input, 1 other",
+        epilog=f"config keys:\n{_describe_keys(job.config)}\n\n"
+        "A key within a block is BLOCK.KEY, in a list LIST.0; docs/config.md has all of them. See docs/jobs.md.\n"
+        "exit codes: 0 done, 2 mistake in input, 1 other",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with the keys below")
@@ -140,7 +152,7 @@ def _parser(job: Job[Any]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="override a config key (repeatable)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be done, do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check config, files and models, say what would be done")
     for name in job.inputs:
         parser.add_argument(
             f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", help=f"same as --set {name}=VALUE"

@@ -17,7 +17,7 @@ from consilience.config import Config
 from consilience.errors import UserError
 from consilience.lm.sources import check_source
 from consilience.runs import Run
-from consilience.table_schema import read_table, write_table
+from consilience.table_schema import read_table
 from consilience.tables import AGENTS
 from consilience.values.about import forced_notes
 from consilience.values.aggregator_data import agents_wanted
@@ -39,6 +39,7 @@ from jobs.agent_answers import HostingConfig
 from jobs.classifiers import by_kind, check_classifiers, classifier_digests, classifier_loaders
 from jobs.cli import Job, Summary, console, main
 from jobs.question_table import write_questions
+from jobs.run_tables import write_rows
 from jobs.system_answers import answer_all, check_held_out, read_systems
 from jobs.system_scores import score_all
 
@@ -155,9 +156,7 @@ def evaluate(
     tables = tabulate(held_out, scores, measures, names, contexts, config.seed)
     tables[AGENT_GAINS.name] += _distances(config.agents)
     for schema in EVALUATION:
-        write_table(
-            pa.Table.from_pylist(tables[schema.name], schema=schema.arrow), run / f"{schema.name}.parquet", schema
-        )
+        write_rows(tables[schema.name], run, schema)
     forced = run.manifest["forced"]
     run.record(notes=[describe_profiles(held_out), *forced_notes(forced), *_shared(shared, len(test))])
     return {

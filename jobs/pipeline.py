@@ -9,7 +9,7 @@ import sys
 
 from pydantic import Field
 
-from consilience.realign.settings import RealignOptions
+from consilience.realign.settings import RealignOptions, named_pair
 from consilience.runs import Run
 from jobs import aggregate, annotate
 from jobs.cli import Job, Summary, main, show_report
@@ -24,9 +24,17 @@ class PipelineConfig(annotate.AnnotateConfig, aggregate.ConsensusConfig):
 
 def plan(config: PipelineConfig) -> list[str]:
     """Check inputs and model sources; say what would be done."""
-    aggregate.check_inputs(config.gold, config.votes)
+    aggregate.check_inputs(config.gold, config.votes, config.repeats)
+    aggregate.check_groups(config.groups, [annotator.annotator for annotator in config.pool])
     lines = [*annotate.plan(config), f"then aggregate by EM ({config.em.mstep} M-step, prior {config.em.prior})"]
-    return [*lines, f"then realign {config.realignment.pairs} pairs"] if config.realign else lines
+    if not config.realign:
+        return lines
+    pairs = config.realignment.pairs
+    if isinstance(pairs, str):
+        return [*lines, f"then realign {'the worst pair' if pairs == 'worst' else 'all flagged pairs'}"]
+    pool = {annotator.annotator: annotator for annotator in config.pool}
+    named = [named_pair(name, pool, config.theories) for name in pairs]
+    return [*lines, *(f"then realign {name} under {theory}" for name, theory in named)]
 
 
 def execute(config: PipelineConfig, run: Run) -> Summary:

@@ -17,11 +17,15 @@ from consilience.consensus.influence import MIN_ANNOTATORS, influence
 from consilience.consensus.matrix import ScoreMatrix
 from consilience.consensus.people import against_people, calibration_curve
 from consilience.runs import Run
-from consilience.table_schema import TableSchema, read_table, write_table
+from consilience.table_schema import read_table, write_table
 from consilience.tables import AGREEMENT, ANNOTATORS, CALIBRATION, CONTESTED, FAMILIES, GROUPS, INFLUENCE
-from jobs.cli import Summary
+from jobs.cli import Summary, rounded
+from jobs.run_tables import write_frame
 
 Floats = npt.NDArray[np.float64]
+
+OCCASIONAL = (INFLUENCE, GROUPS, CONTESTED, CALIBRATION)
+"""Tables that not every pool, and not every config, has."""
 
 
 def write_pool_tables(
@@ -51,10 +55,10 @@ def write_pool_tables(
         write_table(influence(matrix, fit), run / "influence.parquet", INFLUENCE)
     low, high = alpha_interval(matrix)
     summary: Summary = {
-        "effective_annotators": known(effective_annotators(errors)),
-        "krippendorff_alpha": known(krippendorff_alpha(matrix)),
-        "krippendorff_alpha_low": known(low),
-        "krippendorff_alpha_high": known(high),
+        "effective_annotators": rounded(effective_annotators(errors)),
+        "krippendorff_alpha": rounded(krippendorff_alpha(matrix)),
+        "krippendorff_alpha_low": rounded(low),
+        "krippendorff_alpha_high": rounded(high),
         "families": int(kin["family"].nunique()),
     }
     notes = [
@@ -97,20 +101,10 @@ def write_people_tables(
     if any(len(curve) for curve in curves):
         write_frame(pd.concat(curves), run, CALIBRATION)
     return {
-        f"{measure}_{name}": None if value is None else round(value, 4)
+        f"{measure}_{name}": rounded(value)
         for name, values in methods.items()
         for measure, value in against_people(values, share).items()
     }
-
-
-def write_frame(frame: pd.DataFrame, run: Run, schema: TableSchema) -> None:
-    """Write `frame` as the table of that name."""
-    write_table(pa.Table.from_pandas(frame, preserve_index=False), run / f"{schema.name}.parquet", schema)
-
-
-def known(value: float) -> float | None:
-    """Rounded to four decimals; None where it is NaN."""
-    return None if np.isnan(value) else round(value, 4)
 
 
 def _pairs(annotators: list[str], errors: Floats, residuals: Floats) -> pd.DataFrame:

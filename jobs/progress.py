@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,7 +91,7 @@ def _watch(storage: Path, stop: threading.Event) -> None:
         last = time.monotonic()
         while True:
             ending = stop.wait(1.0)
-            found = {path.parent.name: json.loads(path.read_text()) for path in _recent(storage, started)}
+            found = _states(storage, started)
             for name, state in found.items():
                 if name not in tasks:
                     tasks[name] = bar.add_task(name, note="")
@@ -109,5 +109,11 @@ def _watch(storage: Path, stop: threading.Event) -> None:
                 return
 
 
-def _recent(storage: Path, started: float) -> list[Path]:
-    return [path for path in sorted(storage.glob(f"*/{PROGRESS}")) if path.stat().st_mtime >= started]
+def _states(storage: Path, started: float) -> dict[str, dict[str, Any]]:
+    """What trainings have noted since `started`; the folder of one that has finished may go at any time."""
+    found = {}
+    for path in sorted(storage.glob(f"*/{PROGRESS}")):
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime >= started:
+                found[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
+    return found

@@ -25,7 +25,7 @@ def write_questions(data: QuestionData, run: Run, wanted: Callable[[dict[str, An
     if data.values is not None:
         digests[str(data.values)] = digest_file(data.values / RELEVANCE / ABOUT)
         parted = split_settings(data.values)
-    run.record(inputs={**run.manifest.get("inputs", {}), **digests})
+    run.record(inputs={**run.manifest["inputs"], **digests})
     fingerprint = digest_json([digests, parted, data.model_dump(mode="json")])
     path = run / "questions.parquet"
     if not run.finished("questions", fingerprint, path.name):

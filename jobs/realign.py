@@ -53,8 +53,7 @@ def within(run: Run, options: RealignOptions, seed: int) -> Summary:
         summary = realign(run.folder, options, seed, after)
         after.summarise(summary)
         page = f"what realignment gained and harmed: {run / 'realigned' / 'report.html'}"
-        notes = dict.fromkeys([*run.manifest.get("notes", []), *after.manifest["realign_notes"], page])
-        run.record(notes=list(notes))
+        run.record(notes=[*run.manifest["notes"], *after.manifest["realign_notes"], page])
     # Here, because plotting takes seconds to import and a dry run needs none of it.
     from consilience.report.page import write_report
 
@@ -81,7 +80,7 @@ def realign(source: Path, options: RealignOptions, seed: int, run: Run) -> Summa
         found = aggregate(run / "annotations.parquet", finished.consensus, run)
         summary = {**found, **headline(results), "realign_seconds": round(time.monotonic() - started, 3)}
         notes = [note for result in results for note in result.notes] or ["no flagged pair can be realigned"]
-        run.record(realign=summary, realign_notes=notes, notes=[*run.manifest.get("notes", []), *notes])
+        run.record(realign=summary, realign_notes=notes, notes=[*run.manifest["notes"], *notes])
     return summary
 
 
@@ -91,7 +90,7 @@ def _train(
     """Train all cases, side by side where the cluster has room."""
     if not cases:
         return []
-    connect()
+    connect(*options.workers.at_once)
     storage = (run / "training").absolute()
     settings = [options.training] * len(cases)
     if options.tune is not None:

@@ -16,7 +16,7 @@ from consilience.errors import UserError
 from consilience.lm.annotators import AnnotatorConfig, RealignedAnnotator, TransformersAnnotator
 from consilience.realign.gate import GateReport, assess
 from consilience.realign.pair import Pair
-from consilience.realign.settings import RealignOptions
+from consilience.realign.settings import RealignOptions, named_pair
 from consilience.realign.split import split_items
 from consilience.realign.target import leave_one_out
 from consilience.runs import read_manifest
@@ -100,21 +100,12 @@ def choose_pairs(finished: Finished, wanted: str | Sequence[str]) -> list[tuple[
     """
     pool = finished.pool
     if not isinstance(wanted, str):
-        return [_named_pair(name, pool) for name in wanted]
+        return [named_pair(name, pool, THEORY_NAMES) for name in wanted]
     able = [name for name, block in pool.items() if isinstance(block, TransformersAnnotator)]
     alignment = finished.alignment
     rows = worst_flagged(alignment[alignment["annotator"].isin(able) & alignment["theory"].isin(THEORY_NAMES)])
     pairs = list(rows[["annotator", "theory"]].itertuples(index=False, name=None))
     return pairs[:1] if wanted == "worst" else pairs
-
-
-def _named_pair(name: str, pool: dict[str, AnnotatorConfig]) -> tuple[str, str]:
-    annotator, _, theory = name.rpartition("/")
-    if annotator not in pool or theory not in THEORY_NAMES:
-        raise UserError(f"pairs: '{name}': expected annotator/theory of the run, such as {next(iter(pool))}/justice")
-    if not isinstance(pool[annotator], TransformersAnnotator):
-        raise UserError(f"pairs: '{name}' is of kind {pool[annotator].kind}; only kind transformers can be realigned")
-    return annotator, theory
 
 
 def prepare(finished: Finished, name: str, theory: str, options: RealignOptions, seed: int) -> Case:

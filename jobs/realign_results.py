@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 
 from actors.realign_worker import Trained
 from consilience.consensus.matrix import ScoreMatrix
@@ -26,6 +25,7 @@ from consilience.table_schema import read_table, write_table
 from consilience.tables import ANNOTATIONS, ANNOTATORS, DILEMMAS, REALIGNED_F1, REALIGNMENT
 from jobs.cli import Summary
 from jobs.realign_pairs import Case, Finished
+from jobs.run_tables import write_frame, write_rows
 
 STOPPED = "stopped"
 _ARMS = (RAW, HEAD, TOKENS, LAMBDA0)
@@ -164,20 +164,19 @@ def _artefact(case: Case, outcome: Trained, settings: TrainingConfig, held_out: 
 
 def write_pool(results: Sequence[Result], finished: Finished, run: Run) -> None:
     """Tables of the pairs, and the pool with realigned annotators in their parents' place."""
-    table = pa.Table.from_pylist([result.row for result in results], schema=REALIGNMENT.arrow)
-    write_table(table, run / "realignment.parquet", REALIGNMENT)
+    write_rows([result.row for result in results], run, REALIGNMENT)
     f1 = [result.f1 for result in results if result.f1 is not None]
     if f1:
-        table = pa.Table.from_pandas(pd.concat(f1), preserve_index=False)
-        write_table(table, run / "realigned_f1.parquet", REALIGNED_F1)
+        write_frame(pd.concat(f1), run, REALIGNED_F1)
+    else:
+        (run / "realigned_f1.parquet").unlink(missing_ok=True)
     write_json(run / "realign.json", {"pairs": [result.detail for result in results]})
     kept: dict[str, list[Result]] = {}
     for result in results:
         if result.rows is not None:
             kept.setdefault(result.case.annotator.annotator, []).append(result)
     blocks = [_block(block, kept.get(name, []), run) for name, block in finished.pool.items()]
-    annotators = pa.Table.from_pylist([describe(block) for block in blocks], schema=ANNOTATORS.arrow)
-    write_table(annotators, run / "annotators.parquet", ANNOTATORS)
+    write_rows([describe(block) for block in blocks], run, ANNOTATORS)
     dilemmas = read_table(finished.folder / "dilemmas.parquet", DILEMMAS)
     write_table(dilemmas, run / "dilemmas.parquet", DILEMMAS)
     frame = finished.annotations.set_index(["item_id", "theory", "annotator"])
@@ -195,7 +194,7 @@ def write_pool(results: Sequence[Result], finished: Finished, run: Run) -> None:
         if column in frame:
             frame.loc[rows, column] = None
     frame["annotator"] = frame["annotator"].map(realigned)
-    write_table(pa.Table.from_pandas(frame, preserve_index=False), run / "annotations.parquet", ANNOTATIONS)
+    write_frame(frame, run, ANNOTATIONS)
 
 
 def _block(block: AnnotatorConfig, kept: Sequence[Result], run: Run) -> AnnotatorConfig:

@@ -64,7 +64,7 @@ def score_all(
         from actors.cluster import connect
 
         with run.stage("scores", fingerprint):
-            connect()
+            connect(gpus=gpus)
             texts = _by_system(answers)
             found, forced = _rewards(texts, agents, contexts, loaders, gpus)
             found |= _overlaps(test, situations, texts, compared(agents, contexts), encoder, gpus)

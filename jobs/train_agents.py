@@ -42,17 +42,17 @@ OWN_VLLM = ("model", "enable_lora", "max_lora_rank")
 class TrainAgentsConfig(Config):
     """What the agents are trained on, against which rewards, and how."""
 
-    questions: QuestionData = Field(description="a questions table, MIC.csv, or Moral Stories; see docs")
+    questions: QuestionData = Field(description="a questions table, MIC.csv, or Moral Stories; see docs/data.md")
     rewards: Path = Field(description="run folder of train_values, whose classifiers are the rewards")
     judge: Path | None = Field(None, description="another run folder of train_values, which the agents never see")
     force_rewards: bool = Field(False, description="use classifiers even where no better than a baseline")
     values: tuple[str, ...] = Field(VALUE_NAMES, min_length=1, description="values that get an agent")
-    base: BaseConfig
-    lora: LoraSettings = Field(default_factory=LoraSettings)
-    ppo: PPOConfig = Field(default_factory=PPOConfig)
+    base: BaseConfig = Field(description="language model that all agents share: source, revision, dtype")
+    lora: LoraSettings = Field(default_factory=LoraSettings, description="the adapter of an agent")
+    ppo: PPOConfig = Field(default_factory=PPOConfig, description="of each agent's training")
     rollouts: Rollouts = Field("transformers", description="what draws the answers: transformers or vllm")
     vllm: dict[str, Any] = Field(default_factory=dict, description="further arguments of vllm.LLM")
-    workers: PPOWorkersConfig = Field(default_factory=PPOWorkersConfig, description="of each agent's training")
+    workers: PPOWorkersConfig = Field(default_factory=PPOWorkersConfig, description="where each agent is trained")
     at_once: int | None = Field(
         None, ge=1, description="agents in training side by side; by default as many as the cluster now has room for"
     )

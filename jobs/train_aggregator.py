@@ -87,7 +87,7 @@ def execute(config: TrainAggregatorConfig, run: Run) -> Summary:
     fingerprint = digest_json([digest_file(run / "answers.parquet"), digest_file(run / "questions.parquet"), settings])
     if not run.finished("tune", fingerprint, "adapters.json", f"adapters/{AGGREGATOR}/{ADAPTER_WEIGHTS}"):
         with run.stage("tune", fingerprint):
-            connect()
+            connect(*config.workers.at_once)
             aggregator = AggregatorPlan(
                 saved.base,
                 config.context,

@@ -41,6 +41,7 @@ from consilience.values.settings import ClassifierWorkersConfig, EncoderConfig, 
 from consilience.values.split import FOLDS, split_by_situation
 from jobs.cli import Job, Summary, console, main
 from jobs.progress import watching
+from jobs.run_tables import write_rows
 
 ALIKE = 0.9
 """Correlation of two rewards from which the run says that they are near-copies."""
@@ -103,7 +104,7 @@ def execute(config: TrainValuesConfig, run: Run) -> Summary:
         results[FOLLOWS] = _train(FOLLOWS, pd.concat(follows), config, run, version)
     for schema, key in ((VALUE_METRICS, "metrics"), (VALUE_CLASSIFIERS, "classifiers")):
         rows = [row for result in results.values() for row in result[key]]
-        write_table(pa.Table.from_pylist(rows, schema=schema.arrow), run / f"{schema.name}.parquet", schema)
+        write_rows(rows, run, schema)
     run.record(notes=_notes(results, counts))
     return {**_headline(results), **counts, "seconds": round(time.monotonic() - started, 3)}
 
@@ -128,7 +129,7 @@ def _train(question: str, examples: pd.DataFrame, config: TrainValuesConfig, run
         examples = split_by_situation(examples.reset_index(drop=True), config.folds, config.split_seed)
         table = pa.Table.from_pandas(examples, preserve_index=False)
         write_table(table, run / files[2], VALUE_EXAMPLES)
-        connect()
+        connect(*config.workers.at_once)
         storage, name = run / "training", f"{question}-{version[:12]}"
         with watching(storage):
             trained = train_classifier(

@@ -1,10 +1,13 @@
 """What realignment can be told: how to train, how to split the items, and when a consensus is fit to be a target."""
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from consilience.config import Config
+from consilience.errors import UserError
+from consilience.lm.annotators import AnnotatorConfig, TransformersAnnotator
 from consilience.workers import WorkersConfig
 
 
@@ -13,7 +16,7 @@ class TrainingConfig(Config):
 
     cosine_weight: float = Field(1.0, ge=0, description="lambda: weight of the cosine distance to the originals")
     token_learning_rate: float = Field(0.02, gt=0, description="step of a token as a share of the originals' RMS")
-    head_learning_rate: float = Field(1e-3, gt=0)
+    head_learning_rate: float = Field(1e-3, gt=0, description="of the head that reads acceptability")
     head: Literal["linear", "mlp"] = Field("linear", description="mlp: Linear-GELU-Linear")
     warmup_epochs: int = Field(10, ge=0, description="epochs of the head alone that every arm starts from")
     epochs: int = Field(10, ge=1, description="epochs of each arm at most")
@@ -48,7 +51,7 @@ class RealignWorkersConfig(WorkersConfig):
 class TuneSettings(Config):
     """A search over lambda, learning rates and head by Ray Tune; trials that fall behind are stopped (ASHA)."""
 
-    trials: int = Field(12, ge=1)
+    trials: int = Field(12, ge=1, description="settings that are tried")
     grace_epochs: int = Field(2, ge=1, description="epochs that every trial has")
 
 
@@ -68,3 +71,18 @@ class RealignOptions(Config):
         RealignWorkersConfig(), description="workers, num_cpus, num_gpus, checkpoints, failures"
     )
     tune: TuneSettings | None = Field(None, description="search lambda, learning rates and head first, by dev JS")
+
+
+def named_pair(name: str, pool: Mapping[str, AnnotatorConfig], theories: Sequence[str]) -> tuple[str, str]:
+    """Annotator and theory of `ANNOTATOR/THEORY`.
+
+    Raises:
+        UserError: no such annotator or theory, or an annotator of another kind than transformers.
+    """
+    annotator, _, theory = name.rpartition("/")
+    if annotator not in pool or theory not in theories:
+        expected = f"annotator/theory of the run, such as {next(iter(pool))}/{theories[0]}"
+        raise UserError(f"pairs: '{name}': expected {expected}")
+    if not isinstance(pool[annotator], TransformersAnnotator):
+        raise UserError(f"pairs: '{name}' is of kind {pool[annotator].kind}; only kind transformers can be realigned")
+    return annotator, theory

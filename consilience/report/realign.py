@@ -7,17 +7,21 @@ from markupsafe import Markup
 
 from consilience.report import plots
 from consilience.report.contents import RunContents
+from consilience.report.pool import Section
 from consilience.table_schema import read_table
 from consilience.tables import REALIGNED_F1, REALIGNMENT
 
 ARMS = {"raw": "raw model", "head": "head alone", "tokens": "head and tokens", "lambda0": "the same, lambda = 0"}
 
-Section = dict[str, Any] | None
-
 
 def realign(contents: RunContents) -> Section:
-    """Pairs with their arms, F1 before and after, tokens and drift; of the run itself or its subfolder `realigned`."""
-    places = [place for place in (contents.folder, contents.folder / "realigned") if (place / "realign.json").is_file()]
+    """Pairs with their arms, F1 before and after, tokens and drift; of the run itself or its subfolder `realigned`.
+
+    A subfolder that the run's config does not ask for is left by another config.
+    """
+    asked = contents.manifest.get("config", {}).get("realign")
+    places = [contents.folder, *([contents.folder / "realigned"] if asked else [])]
+    places = [place for place in places if (place / "realign.json").is_file()]
     if not places:
         return None
     details = json.loads((places[0] / "realign.json").read_text(encoding="utf-8"))["pairs"]

@@ -1,9 +1,11 @@
 """The result of a run as a compact table for the terminal."""
 
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.compute as pc
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +22,8 @@ from consilience.report.text import (
     model_name,
     number,
 )
+from consilience.table_schema import iterate_parquet
+from consilience.theories import THEORY_NAMES
 
 WIDTH = 100
 _FLAG = "*"
@@ -44,6 +48,35 @@ def print_result(folder: Path, console: Console) -> None:
         _print(console, Text(line))
     _print(console, Text(caveat(contents), style="yellow"))
     console.print(Text.assemble("report: ", (str(folder / "report.html"), "bold")), soft_wrap=True)
+
+
+def print_annotations(folder: Path, console: Console) -> None:
+    """Print the mean score of every annotator under every theory, what is missing, and where the table is."""
+    path = folder / "annotations.parquet"
+    sums: dict[tuple[str, str], float] = defaultdict(float)
+    scored: Counter[tuple[str, str]] = Counter()
+    missing: Counter[str] = Counter()
+    for batch in iterate_parquet(path, ["annotator", "theory", "score"]):
+        found = batch.group_by(["annotator", "theory"]).aggregate(
+            [("score", "sum"), ("score", "count"), ("score", "count", pc.CountOptions(mode="only_null"))]
+        )
+        for annotator, theory, total, count, nulls in zip(*(c.to_pylist() for c in found.columns), strict=True):
+            sums[annotator, theory] += total or 0.0
+            scored[annotator, theory] += count
+            missing[annotator] += nulls
+    theories = [name for name in THEORY_NAMES if any(theory == name for _, theory in scored)]
+    caption = f"mean score, 0 wrong to 1 acceptable, under {', '.join(theories)}"
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+    table.add_column("annotator", max_width=40, overflow="fold")
+    for heading in (*(name[:4] for name in theories), "missing"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for annotator in missing:
+        cells = [(annotator, theory) for theory in theories]
+        means = [number(sums[cell] / scored[cell]) if scored[cell] else DASH for cell in cells]
+        table.add_row(Text(annotator), *means, f"{missing[annotator]:,}")
+    _print(console, table)
+    _print(console, Text(caveat(read_contents(folder)), style="yellow"))
+    console.print(Text.assemble("judgements: ", (str(path), "bold")), soft_wrap=True)
 
 
 def _print(console: Console, line: Table | Text) -> None:

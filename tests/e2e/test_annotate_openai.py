@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from chat_server import USD_PER_TOKEN_IN, USD_PER_TOKEN_OUT, Body, ChatServer, Seen, completion, p_yes, with_logprobs
+from chat_server import Body, ChatServer, Seen, completion, p_yes, with_logprobs
+from openai_checks import PRICES, annotator, draw
 
 from consilience.lm.openai_annotator import OpenAIAnnotator, request_body
 from consilience.table_schema import read_table
@@ -29,11 +30,6 @@ CANARY = "sk-canary-0ddba11c0ffee0ddba11"
 DOOMED = "DOOMED"
 TEXTS = [f"I told my sister that {n} guests were coming when I knew that nobody would." for n in range(11)]
 TEXTS.append(f"{DOOMED}: the server never answers this one.")
-
-
-def draw(seen: Seen) -> int:
-    """A number that is the same in every run and differs between judgements."""
-    return int(1e9 * p_yes(seen.question))
 
 
 def faults(seen: Seen) -> Any:
@@ -88,24 +84,13 @@ def start() -> Iterator[Start]:
 
 
 def write_config(folder: Path, server: ChatServer, **more: Any) -> tuple[Path, OpenAIAnnotator]:
-    block = {
-        "annotator": "api",
-        "kind": "openai",
-        "base_url": server.url,
-        "model": "mock-2026-01-01",
-        "key_env": "CANARY_KEY",
-        "timeout": 2,
-        "requests_per_minute": 100_000,
-        "max_retries": 2,
-        "usd_per_million_input": USD_PER_TOKEN_IN * 1e6,
-        "usd_per_million_output": USD_PER_TOKEN_OUT * 1e6,
-        **more,
-    }
+    config = annotator(server, **{"key_env": "CANARY_KEY", "timeout": 2, "max_retries": 2, **PRICES, **more})
     dilemmas = folder / "dilemmas.jsonl"
     dilemmas.write_text("".join(json.dumps({"item_id": str(n), "text": t}) + "\n" for n, t in enumerate(TEXTS)))
     path = folder / "annotate.yaml"
-    path.write_text(yaml.safe_dump({"dilemmas": str(dilemmas), "pool": [block], "batch_size": 4, "repeat_sample": 0}))
-    return path, OpenAIAnnotator.model_validate(block)
+    pool = [config.model_dump(mode="json")]
+    path.write_text(yaml.safe_dump({"dilemmas": str(dilemmas), "pool": pool, "batch_size": 4, "repeat_sample": 0}))
+    return path, config
 
 
 def annotations(run: Path) -> pd.DataFrame:

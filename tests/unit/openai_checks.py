@@ -1,11 +1,15 @@
 """An openai annotator at the chat server, what it should find there, and what it should pay."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from chat_server import USD_PER_TOKEN_IN, USD_PER_TOKEN_OUT, ChatServer, Seen, p_yes
 
+from consilience.lm import openai_client
 from consilience.lm.openai_annotator import OpenAIAnnotator, request_body
 from consilience.lm.openai_scorer import OpenAIScorer
 from consilience.lm.scorer import Scores
@@ -13,6 +17,14 @@ from consilience.theories import THEORIES
 
 DILEMMAS = [f"I told my sister that {n} guests were coming when I knew that nobody would." for n in range(8)]
 PRICES = {"usd_per_million_input": USD_PER_TOKEN_IN * 1e6, "usd_per_million_output": USD_PER_TOKEN_OUT * 1e6}
+
+
+@contextmanager
+def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
+    """A server, and clients that wait next to nothing between two attempts."""
+    monkeypatch.setattr(openai_client, "_FIRST_WAIT", 0.01)
+    with ChatServer().running() as running:
+        yield running
 
 
 def annotator(server: ChatServer, **more: Any) -> OpenAIAnnotator:

@@ -26,6 +26,7 @@ from consilience.tables import (
     RELIABILITY,
     VOTES,
 )
+from jobs import pipeline
 from jobs.aggregate import JOB
 from jobs.cli import main
 
@@ -152,6 +153,35 @@ def test_an_update_equals_the_refit_and_tells_who_has_drifted(tmp_path: Path) ->
     assert any("a1" in note and note.startswith("drift") for note in read_manifest(tmp_path / "drifted")["notes"])
 
 
+def test_an_update_of_the_folder_it_reads_from_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Once done, the same command would count the same rows again."""
+    old, new = save(scores(60, 1), tmp_path / "old.parquet"), save(scores(30, 2, first=60), tmp_path / "new.parquet")
+    aggregate(tmp_path / "run", old)
+    saved = tmp_path / "run" / "consensus_model.json"
+    before = saved.read_bytes()
+    assert main(JOB, ["--annotations", new, "--set", f"update={saved}", "--out", str(tmp_path / "run")]) == 2
+    assert "lies in --out" in capsys.readouterr().err
+    assert saved.read_bytes() == before
+
+
+def test_another_config_leaves_nothing_of_the_one_before(tmp_path: Path) -> None:
+    out = tmp_path / "läufe ⚖" / "run"
+    frame = scores(60)
+    votes = pd.DataFrame({"item_id": ["i0000", "i0001"], "theory": "justice", "option": "acceptable", "count": [3, 1]})
+    named = {name: "x" if name in ("a0", "a1") else "y" for name in sorted(set(frame["annotator"]))}
+    annotations = save(frame, tmp_path / "bewertungen ü.parquet")
+    aggregate(out, annotations, groups=named, repeats=annotations, votes=save(votes, tmp_path / "votes.parquet", VOTES))
+    occasional = (CALIBRATION, CONTESTED, GROUPS, NOISE)
+    assert all((out / f"{schema.name}.parquet").exists() for schema in occasional)
+    aggregate(out, annotations)
+    assert not [schema.name for schema in occasional if (out / f"{schema.name}.parquet").exists()]
+    two = save(frame[frame["annotator"].isin(["a0", "a1"])], tmp_path / "two.parquet")
+    with pytest.warns(UserWarning, match="two annotators"):
+        aggregate(out, two)
+    assert not (out / "consensus_model.json").exists()
+    assert not (out / "influence.parquet").exists()
+
+
 def test_a_new_annotator_joins_known_items(tmp_path: Path) -> None:
     everyone = scores(400, 3)
     before = everyone[everyone["annotator"] != "a2"]
@@ -175,7 +205,7 @@ def test_a_new_annotator_joins_known_items(tmp_path: Path) -> None:
     [
         ({"update": "absent.json"}, "absent.json: no such file"),
         ({"before": "absent.parquet"}, "before: belongs to update"),
-        ({"groups": {"nobody": "x", "none": "y"}}, "groups: none of their annotators has a score"),
+        ({"groups": {"a0": "x", "none": "y"}}, "groups: no annotator 'none'; expected some of a0, a1"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -187,6 +217,69 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("shard_above", [0, 10_000_000])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (None, "a.parquet: malformed: "),
+        ({"score": None}, "a.parquet: missing column 'score' of table 'annotations'"),
+        ({"theory": "deontolgy"}, "column 'theory': expected "),
+        ({"item_id": 7}, ""),
+    ],
+)
+def test_a_table_that_is_none_is_one_line_whatever_its_size(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any] | None,
+    message: str,
+    shard_above: int,
+) -> None:
+    monkeypatch.setattr("actors.em_pool.connect", lambda: None)  # no shard is started for such a table
+    path = tmp_path / "a.parquet"
+    frame = scores(30)
+    for column, value in (change or {}).items():
+        frame = frame.drop(columns=column) if value is None else frame.assign(**{column: value})
+    frame.to_parquet(path)
+    if change is None:
+        path.write_bytes(b"no table")
+    options = ["--set", f"shard_above={shard_above}", "--set", f"repeats={path}", "--out", str(tmp_path / "run")]
+    assert main(JOB, ["--annotations", str(path), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("key", ["gold", "votes", "repeats"])
+def test_the_pipeline_looks_for_its_inputs_before_anything_is_judged(
+    key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(pipeline.JOB, ["--config", "configs/smoke/pipeline.yaml", "--set", f"{key}=absent", "--dry-run"]) == 2
+    assert capsys.readouterr().err == "error: absent: no such file\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            "realignment.pairs=[smollm2/kindness]",
+            "pairs: 'smollm2/kindness': expected annotator/theory of the run",
+        ),
+        ("realignment.pairs=[nobody/justice]", "pairs: 'nobody/justice': expected annotator/theory of the run"),
+        ("realignment.pairs=[random01/justice]", "pairs: 'random01/justice' is of kind synthetic"),
+        ("groups={nobody: a}", "groups: no annotator 'nobody'; expected some of smollm2, "),
+    ],
+)
+def test_the_pipeline_knows_whom_it_is_told_of(
+    settings: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    options = ["--set", "realign=true", "--set", settings, "--dry-run"]
+    assert main(pipeline.JOB, ["--config", "configs/smoke/pipeline.yaml", *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_smoke_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """What the annotate job reads back from disk: fingerprints, parts in few row groups, a sample of the dilemmas."""
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,21 +9,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actors.annotator import Fingerprints
-from consilience.tables import ANNOTATIONS
+from actors.annotator import Fingerprints, part_folder
+from consilience.runs import Run
+from consilience.table_schema import read_table, write_table
+from consilience.tables import ANNOTATIONS, DILEMMAS
 from jobs import annotate
+from jobs.annotate import AnnotateConfig
 
 
 def prints(numbers: range) -> list[str]:
     return [hashlib.blake2b(str(number).encode(), digest_size=16).hexdigest() for number in numbers]
 
 
-def write_part(path: Path, numbers: range) -> None:
+def write_part(path: Path, numbers: range, theory: str = "justice", annotator: str = "a") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     cells = len(numbers)
     columns = {
         "item_id": [str(number) for number in numbers],
-        "theory": ["justice"] * cells,
-        "annotator": ["a"] * cells,
+        "theory": [theory] * cells,
+        "annotator": [annotator] * cells,
         "score": [0.5] * cells,
         "status": ["ok"] * cells,
         "answer_mass": [1.0] * cells,
@@ -50,6 +55,45 @@ def test_parts_are_read_in_order_of_name_and_joined(tmp_path: Path, monkeypatch:
     items = [int(item) for table in tables for item in table["item_id"].to_pylist()]
     assert items == [number for part in range(5, -1, -1) for number in range(part * 10, part * 10 + 10)]
     assert list(annotate._read_parts(tmp_path / "none")) == []
+
+
+def write_dilemmas(path: Path) -> None:
+    write_table(pa.table({"item_id": ["0", "1", "2"], "text": ["I lied.", "I left.", "I paid."]}), path, DILEMMAS)
+
+
+def test_theories_of_an_earlier_config_are_left_out_and_hide_no_gap(tmp_path: Path) -> None:
+    config = AnnotateConfig(
+        dilemmas=tmp_path / "dilemmas.parquet",
+        pool=({"annotator": "a", "kind": "synthetic", "behaviour": "constant"},),
+        theories=("justice",),
+    )
+    write_dilemmas(config.dilemmas)
+    write_part(part_folder(tmp_path, config.pool[0]) / "part.parquet", range(3), "virtue")
+    counts = annotate._gather(config, config.dilemmas, tmp_path, tmp_path / "annotations.parquet", 3)
+    assert counts == (3, 3)
+    table = read_table(tmp_path / "annotations.parquet", ANNOTATIONS)
+    assert set(table["theory"].to_pylist()) == {"justice"}
+    assert table["score"].null_count == 3
+
+
+def test_an_annotator_that_is_renamed_is_found_under_its_new_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(config: AnnotateConfig, folder: Path, parts: Path, items: int, doing: str) -> Counter[str]:
+        for annotator in config.pool:
+            write_part(part_folder(parts, annotator) / "part.parquet", range(3), annotator=annotator.annotator)
+        return Counter(scored=3)
+
+    monkeypatch.setattr(annotate, "_judge_all", judge)
+    write_dilemmas(tmp_path / "dilemmas.parquet")
+    for name in ("old", "new"):
+        block = {"annotator": name, "kind": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "mock"}
+        settings = {"pool": [block], "theories": ["justice"], "repeat_sample": 0}
+        config = AnnotateConfig.model_validate({"dilemmas": tmp_path / "dilemmas.parquet", **settings})
+        with Run.open(tmp_path / "run", "annotate", {}) as run:
+            annotate.execute(config, run)
+        table = read_table(tmp_path / "run" / "annotations.parquet", ANNOTATIONS)
+        assert table["annotator"].unique().to_pylist() == [name]
 
 
 @pytest.mark.parametrize("rows", [1, 7, 40, 100])

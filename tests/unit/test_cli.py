@@ -1,6 +1,7 @@
 """The command line that every job shares: exit codes, dry run, help."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ from pydantic import Field
 
 from consilience.config import Config
 from consilience.errors import UserError
-from consilience.runs import Run
-from jobs.cli import Job, Summary, main
+from consilience.runs import Run, read_manifest
+from jobs.cli import Job, Summary, main, rounded
 from jobs.reporting import run_id
 
 
@@ -53,6 +54,16 @@ def test_done_writes_manifest_and_summary(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["config"]["data"] == "x.csv"
     assert manifest["run_id"] == run_id()
+
+
+@pytest.mark.parametrize("name", ["a #1.csv", "a: b.csv", "[x].csv", "null", "7", "Größe 🌍 'q' \"d\".csv"])
+def test_a_file_is_found_whatever_its_name_means_in_yaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).touch()
+    assert main(JOB, ["--data", name, "--out", "run"]) == 0
+    assert read_manifest(Path("run"))["config"]["data"] == name
 
 
 def test_dry_run_touches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,6 +120,21 @@ def test_the_last_line_of_a_json_log_says_why_a_job_failed(
     assert (lines[-1]["run"], lines[-1]["status"], lines[-1]["exit_code"]) == (run_id(), status, code)
     assert lines[-1]["message"].startswith(message)
     assert ("Traceback" in lines[-1].get("traceback", "")) == (fail == "bug")
+
+
+def test_a_dry_run_that_is_stopped_leaves_nothing_to_resume(capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(config: Settings) -> list[str]:
+        raise KeyboardInterrupt
+
+    assert main(replace(JOB, plan=stopped), ["--data", "x", "--dry-run"]) == 1
+    assert capsys.readouterr().err == "stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("figure", "shown"), [(0.123456, 0.1235), (None, None), (float("nan"), None), (float("inf"), None), (0.0, 0.0)]
+)
+def test_a_figure_that_is_missing_is_null_and_never_zero(figure: float | None, shown: float | None) -> None:
+    assert rounded(figure) == shown
 
 
 def test_a_missing_out_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,6 +124,14 @@ def test_kuberay_asks_for_a_token_and_lets_in_the_operator_alone(name: str) -> N
     ]
 
 
+def test_the_gate_that_the_network_policies_need_is_opened() -> None:
+    """KubeRay 1.7 refuses a cluster with `networkPolicy` while the gate is shut, as it is by default."""
+    opened = "featureGates[0].name=RayClusterNetworkPolicy,featureGates[0].enabled=true"
+    assert opened in (CLUSTER / "README.md").read_text()
+    for name in KUBERAY:
+        assert "RayClusterNetworkPolicy" in (CLUSTER / "kuberay" / f"{name}.yaml").read_text().split("apiVersion")[0]
+
+
 def test_the_kuberay_job_is_one_that_exists_and_is_tried_again() -> None:
     spec = kuberay("rayjob")[0]["spec"]
     assert read_job_command(spec["entrypoint"].split()) == spec["metadata"]["job"]

@@ -1,7 +1,7 @@
 """Typed configuration: what is refused, and how it is said."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
@@ -22,6 +22,19 @@ class Outer(Config):
     names: tuple[str, ...] = ("a", "b")
 
 
+class Tea(Config):
+    kind: Literal["tea"] = "tea"
+    minutes: int = 3
+
+
+class Coffee(Config):
+    kind: Literal["coffee"] = "coffee"
+
+
+class Order(Config):
+    cups: tuple[Annotated[Tea | Coffee, Field(discriminator="kind")], ...] = Field(min_length=1)
+
+
 def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="utf-8")
@@ -40,8 +53,8 @@ def test_overrides_reach_nested_keys_and_lists(tmp_path: Path) -> None:
         ("data: x\ninnner: {}\n", "unknown key 'innner'; known keys here: data, inner, names"),
         ("data: x\ninner: {rte: 1}\n", "unknown key 'inner.rte'; known keys here: kind, rate"),
         ("inner: {}\n", "missing key 'data'"),
-        ("data: x\ninner: {rate: 2}\n", "key 'inner.rate': Input should be less than or equal to 1, found 2"),
-        ("data: x\ninner: {kind: other}\n", "key 'inner.kind': Input should be 'soft' or 'hard', found 'other'"),
+        ("data: x\ninner: {rate: 2}\n", "key 'inner.rate': expected less than or equal to 1, found 2"),
+        ("data: x\ninner: {kind: other}\n", "key 'inner.kind': expected 'soft' or 'hard', found 'other'"),
         ("- a\n", "expected keys and values, found a list"),
         ("a: [\n", "not valid YAML"),
     ],
@@ -53,6 +66,27 @@ def test_a_wrong_file_is_one_line_that_names_the_key(tmp_path: Path, text: str, 
     assert message in str(error.value)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("cups", "message"),
+    [
+        ("x", "key 'cups': expected a list, found 'x'"),
+        ([], "key 'cups': expected at least 1"),
+        ([{}], "missing key 'cups.0.kind'"),
+        ([{"kind": "milk"}], "key 'cups.0.kind': expected one of 'tea', 'coffee', found 'milk'"),
+        (
+            [{"kind": "tea"}, {"kind": "tea", "minute": 4}],
+            "unknown key 'cups.1.minute'; known keys here: kind, min",
+        ),
+        ([{"kind": "tea", "minutes": "long"}], "key 'cups.0.minutes': expected a whole number, found 'long'"),
+    ],
+)
+def test_types_are_said_in_words_and_keys_as_they_are_written(cups: object, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse_config(Order, {"cups": cups}, "order")
+    assert str(error.value).startswith(f"order: {message}")
+    assert "more" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from chat_server import ChatServer, Seen, completion, p_yes, plain
-from openai_checks import DILEMMAS, PRICES, annotator, assert_each_billed_once, draw, expected, score
+from openai_checks import DILEMMAS, PRICES, annotator, assert_each_billed_once, draw, expected, score, serving
 from pydantic import ValidationError
 
 from consilience.errors import UserError
@@ -26,14 +26,9 @@ from consilience.theories import THEORIES, pick_theories
 CANARY = "sk-canary-5f1c0ffee5f1c0ffee"
 
 
-@pytest.fixture(autouse=True)
-def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_client, "_FIRST_WAIT", 0.01)
-
-
 @pytest.fixture
-def server() -> Iterator[ChatServer]:
-    with ChatServer().running() as running:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
+    with serving(monkeypatch) as running:
         yield running
 
 
@@ -201,8 +196,8 @@ def test_silence_ends_in_bounded_time(server: ChatServer, tmp_path: Path, caplog
     assert scorer.cost_usd == pytest.approx(may_be_charged)
 
 
-def test_a_server_that_is_not_there_costs_nothing(tmp_path: Path) -> None:
-    with ChatServer().running() as gone:
+def test_a_server_that_is_not_there_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(monkeypatch) as gone:
         pass
     scorer = OpenAIScorer(annotator(gone, max_retries=1, **PRICES), tmp_path)
     assert (scorer.score(DILEMMAS, THEORIES).status == FAILED).all()

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from chat_server import ChatServer
-from openai_checks import DILEMMAS, PRICES, annotator, assert_each_billed_once, draw, expected, score
+from openai_checks import DILEMMAS, PRICES, annotator, assert_each_billed_once, draw, expected, score, serving
 
 from consilience.errors import UserError
-from consilience.lm import openai_client
 from consilience.lm.ledger import Ledger, spent_usd
 from consilience.lm.openai_annotator import price_bound
 from consilience.lm.openai_scorer import OpenAIScorer
@@ -33,14 +32,9 @@ OpenAIScorer(config, Path(sys.argv[2])).score(sys.argv[3:], THEORIES)
 """
 
 
-@pytest.fixture(autouse=True)
-def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_client, "_FIRST_WAIT", 0.01)
-
-
 @pytest.fixture
-def server() -> Iterator[ChatServer]:
-    with ChatServer().running() as running:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
+    with serving(monkeypatch) as running:
         yield running
 
 

@@ -16,7 +16,8 @@ from consilience.errors import UserError
 from consilience.files import write_json
 from consilience.report.contents import read_contents
 from consilience.report.page import write_report
-from consilience.report.terminal import print_result
+from consilience.report.realign import realign
+from consilience.report.terminal import print_annotations, print_result
 from consilience.report.text import DASH, MINUS, caveat, control_effects, model_name, number, percent, small_models
 from consilience.table_schema import write_table
 from consilience.tables import ALIGNMENT, ANNOTATIONS, ANNOTATORS, DILEMMAS, INFLUENCE, REJECTED, RELIABILITY
@@ -52,6 +53,20 @@ def terminal_text(folder: Path, width: int = 120) -> str:
     output = io.StringIO()
     print_result(folder, Console(file=output, width=width, soft_wrap=True))
     return output.getvalue()
+
+
+def test_what_annotators_said_on_the_whole(tmp_path) -> None:
+    run = make_run(tmp_path / "demo")
+    rows = pd.read_parquet(run / "annotations")
+    write_table(pa.Table.from_pandas(rows, preserve_index=False), run / "annotations.parquet", ANNOTATIONS)
+    output = io.StringIO()
+    print_annotations(run, Console(file=output, width=120))
+    lines = {line.split()[0]: line.split() for line in output.getvalue().splitlines() if line.strip()}
+    for annotator, own in rows.groupby("annotator"):
+        means = own.groupby("theory")["score"].mean()
+        shown = [number(means[theory]) for theory in THEORY_NAMES if theory in means]
+        assert lines[annotator] == [annotator, *shown, str(own["score"].isna().sum())]
+    assert "prove the machinery, not the morals" in " ".join(output.getvalue().split())
 
 
 def test_page_has_every_section_and_figure(page):
@@ -139,6 +154,15 @@ def test_a_missing_table_leaves_its_section_out(tmp_path, table):
     sections = Page(write_report(folder).read_text()).sections()
     assert sections == [*(name for name, source in SECTIONS.items() if source != table), "provenance"]
     assert "report.html" in terminal_text(folder)
+
+
+def test_a_realignment_that_the_config_does_not_ask_for_is_another_runs(tmp_path):
+    folder = make_run(tmp_path / "run")
+    write_json(folder / "realigned" / "realign.json", {"pairs": []})
+    assert realign(read_contents(folder)) is None
+    manifest = json.loads((folder / "manifest.json").read_text())
+    write_json(folder / "manifest.json", manifest | {"config": manifest["config"] | {"realign": True}})
+    assert realign(read_contents(folder))["folder"] == "realigned/"
 
 
 @pytest.mark.parametrize("absent", ["annotations", "dilemmas.parquet", "summary.json"])

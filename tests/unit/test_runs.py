@@ -1,13 +1,15 @@
 """The run folder: provenance, resume by fingerprint, one writer, nothing half-written."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from consilience.errors import UserError
 from consilience.files import atomic_path, write_json
-from consilience.runs import Run, read_manifest
+from consilience.runs import Run, read_manifest, read_summary
 
 
 def test_a_finished_stage_with_the_same_fingerprint_is_known(tmp_path: Path) -> None:
@@ -35,6 +37,28 @@ def test_a_stage_that_breaks_is_not_finished_and_the_reason_is_kept(tmp_path: Pa
     assert manifest["stages"] == {}
 
 
+def test_what_is_to_run_again_is_unfinished_before_it_runs(tmp_path: Path) -> None:
+    """Killed between two configs' files, a run of the first must not take the second's for its own."""
+    with Run.open(tmp_path, "job", {"kappa": 1}) as run, run.stage("fit", "first"):
+        pass
+    with Run.open(tmp_path, "job", {"kappa": 2}) as run:
+        assert not run.finished("fit", "second")
+        assert read_manifest(tmp_path)["stages"] == {}, "what a killed process would leave"
+    with Run.open(tmp_path, "job", {"kappa": 1}) as run:
+        assert not run.finished("fit", "first")
+
+
+def test_a_run_that_has_not_finished_has_neither_summary_nor_inputs_of_an_earlier_one(tmp_path: Path) -> None:
+    with Run.open(tmp_path, "job", {"data": "a"}) as run:
+        run.record(inputs={"a": "0" * 64}, fit=1)
+        run.summarise({"items": 3})
+    with pytest.raises(UserError), Run.open(tmp_path, "job", {"data": "b"}):
+        raise UserError("row 3: bad")
+    assert read_summary(tmp_path) == {}
+    manifest = read_manifest(tmp_path)
+    assert (manifest["inputs"], manifest["fit"]) == ({}, 1)
+
+
 def test_an_interrupt_is_recorded_as_one(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), Run.open(tmp_path, "job", {}):
         raise KeyboardInterrupt
@@ -55,6 +79,15 @@ def test_one_writer_and_one_job_per_folder(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_the_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"), Run.open(tmp_path / "file" / "run", "job", {}):
+        pass
+
+
+def test_a_file_system_without_locks_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(UserError, match="cannot be locked: No locks available"), Run.open(tmp_path, "job", {}):
         pass
 
 
