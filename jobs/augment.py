@@ -153,7 +153,9 @@ def _generate(
     run.record(licences={config.base.source: files.licence})
     connect(*config.workers.at_once)
     data = digest_json([digest_file(config.data), config.missing, config.test, files.digest, files.settings_digest])
-    steps = ClusterSteps(config, run, schema, data)
+    encoder = config.discriminator.encoder
+    guide = open_source(encoder.source, encoder.revision).digest if config.method == "ppo" else None
+    steps = ClusterSteps(config, run, schema, data, guide)
     adversarial = config.adversarial if config.method == "ppo" else None
     with watching(run / "training"):
         rows, models = schema.rows(train), run / MODELS
@@ -194,7 +196,7 @@ def _assess(
     from consilience.tabular.simple_generators import cart, independent
 
     settings = config.model_dump(mode="json", exclude={"workers", "rows", "conditions"})
-    version = digest_json([digest_file(config.data), settings])
+    version = digest_json([digest_file(config.data), settings, [rows.to_csv() for rows in judged.values()]])
     if not run.finished("assessments", version, ASSESSMENTS):
         with run.stage("assessments", version):
             size, seed = len(train), config.seed

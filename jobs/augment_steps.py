@@ -29,15 +29,15 @@ _TRAINING, _SAMPLES = "training", "samples"
 class ClusterSteps:
     """`adversarial.Steps` on Ray. A stage has its folder's name; models and discriminators lie in `MODELS`."""
 
-    def __init__(self, config: "AugmentConfig", run: Run, schema: TableSchema, data: str) -> None:
-        """`data` is a digest of what the rows and the base model are."""
+    def __init__(self, config: "AugmentConfig", run: Run, schema: TableSchema, data: str, guide: str | None) -> None:
+        """`data` is a digest of what the rows and the base model are, `guide` one of the discriminator's encoder."""
         self._run, self._schema, self._workers = run, schema, config.workers
         fields = {name: getattr(config, name) for name in GeneratorConfig.model_fields}
         self._config = GeneratorConfig(**fields)
         kept = {"fine_tuning", "validation", "seed"}
         self._tuned = digest_json([data, schema.to_json(), config.model_dump(mode="json", include=kept)])
         kept = {"discriminator", "adversarial", "batch_size"}
-        self._guided = digest_json([self._tuned, config.model_dump(mode="json", include=kept)])
+        self._guided = digest_json([self._tuned, guide, config.model_dump(mode="json", include=kept)])
 
     def fine_tune(self, train: Rows, held_out: Rows, folder: Path) -> None:
         name = f"{folder.name}-{self._tuned[:12]}"

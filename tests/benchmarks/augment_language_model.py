@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from consilience.config import parse_config
-from consilience.tabular.adversarial import Rows, learn
+from consilience.tabular.adversarial import WRITTEN, Rows, learn
 from consilience.tabular.codec import RowCodec
 from consilience.tabular.discriminator import Discriminator, DiscriminatorReward, row_texts
 from consilience.tabular.local_steps import LocalSteps
@@ -49,7 +49,7 @@ def language_model(
 
     def drawn(model: Path, trained: float) -> dict[str, Any]:
         started = time.perf_counter()
-        rows = sample_rows(RowModel.load(model), len(train), {}, (seed,), config.batch_size)
+        rows = sample_rows(RowModel.load(model), len(train), {}, (seed, WRITTEN), config.batch_size)
         sampling = time.perf_counter() - started
         return {"rows": schema.frame(rows), "seconds": trained + sampling, "sampling_seconds": sampling}
 

@@ -39,8 +39,8 @@ def test_a_kill_before_a_tuned_model_is_noted_down_loses_nothing(
     with Run.open(tmp_path / "run", "augment", {}) as run, monkeypatch.context() as patch:
         patch.setattr(Run, "record", killed)
         with pytest.raises(KeyboardInterrupt):
-            ClusterSteps(config, run, schema, "data").fine_tune([], [], folder)
+            ClusterSteps(config, run, schema, "data", None).fine_tune([], [], folder)
     with Run.open(tmp_path / "run", "augment", {}) as run:
-        ClusterSteps(config, run, schema, "data").fine_tune([], [], folder)
+        ClusterSteps(config, run, schema, "data", None).fine_tune([], [], folder)
         assert (folder / "schema.json").read_text() == '{\n  "tuned": 1\n}\n'
         assert not list((tmp_path / "run" / "training").iterdir())
