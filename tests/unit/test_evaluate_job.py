@@ -65,11 +65,11 @@ def test_a_dry_run_says_what_would_be_done(line: list[str], capsys: pytest.Captu
         (["--rewards", "{0}/agents"], "not a run folder"),
         (
             ["--rewards", "{0}/weak"],
-            "weak: the loyalty classifier is refused as a reward: too weak; force uses it anyway",
+            "weak: the loyalty classifier is refused as a reward: too weak; force_rewards uses it anyway",
         ),
         (
             ["--judge", "{0}/weak"],
-            "weak: the loyalty classifier is refused as a reward: too weak; force uses it anyway",
+            "weak: the loyalty classifier is refused as a reward: too weak; force_rewards uses it anyway",
         ),
         (["--judge", "{0}/values"], "the run that gives the rewards; expected another"),
         (["--set", "encoder.source=nowhere"], "model source 'nowhere': no such folder"),
