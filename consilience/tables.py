@@ -95,6 +95,11 @@ ALIGNMENT = TableSchema(
     ),
     ("annotator", "theory"),
 )
+TAU_SWEEP = TableSchema(
+    "tau_sweep",
+    (text("annotator"), _THEORY, share("tau"), share("f1", nullable=True)),
+    ("annotator", "theory", "tau"),
+)
 INFLUENCE = TableSchema(
     "influence",
     (

@@ -30,15 +30,21 @@ def bag_of_words(train: VotedItems, dev: VotedItems, items: VotedItems) -> Float
     """(n, k) of a logistic regression on TF-IDF of words and word pairs, fitted to people's shares.
 
     Of two actions the features are the difference and there is no intercept, so that their order cannot matter. The
-    penalty is the one with the least cross-entropy on dev.
+    penalty is the one with the least cross-entropy on dev. The prior where words can tell nothing: all of training's
+    votes are for one option, or no word stands in two texts (as in scripts that leave no space between words).
     """
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-    words.fit([text for texts in train.texts for text in texts])
+    try:
+        words.fit([text for texts in train.texts for text in texts])
+    except ValueError:  # no terms
+        return prior(train, len(items))
     shares = train.votes / train.votes.sum(axis=1, keepdims=True)
     k = len(train.options)
     features = vstack([_features(words, train)] * k)
     labels, weights = np.repeat(np.arange(k), len(train)), shares.T.ravel()
     used = weights > 0
+    if len(np.unique(labels[used])) < 2:
+        return prior(train, len(items))
     best: tuple[float, Floats] | None = None
     for strength in STRENGTHS:
         model = LogisticRegression(C=strength, fit_intercept=train.task != "dilemmas", max_iter=500)

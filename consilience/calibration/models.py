@@ -123,9 +123,9 @@ class TunedLanguageModel:
 
     def _read(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         wanted = self.questions.answers.tokens
-        states = None if self._frozen is None else self._frozen.states(prompts)
-        if self._frozen is None or states is None:
+        if self._frozen is None:
             return self.model.logits(prompts, wanted)
+        states = self._frozen.states(prompts)
         with self._frozen.skipped():
             return self.model.logits(prompts, wanted, states)
 

@@ -63,12 +63,14 @@ class AnswerTokens:
 def find_tokens(encode_answer: Callable[[str], list[int]], words: Sequence[str]) -> AnswerTokens:
     """Tokens of each of `words`: as written, in lower and upper case and capitalised, with and without a space before.
 
+    A letter is an answer as it is written only: "a" and "i" are words with which anything may begin.
+
     Raises:
         UserError: the tokeniser has no single token for a word, or the same for two.
     """
     owners: dict[int, int] = {}
     for answer, word in enumerate(words):
-        spellings = dict.fromkeys((word, word.lower(), word.upper(), word.capitalize()))
+        spellings = dict.fromkeys((word, word.lower(), word.upper(), word.capitalize()) if len(word) > 1 else word)
         found = {
             tokens[0] for form in spellings for space in ("", " ") if len(tokens := encode_answer(space + form)) == 1
         }

@@ -32,12 +32,12 @@ class ModelConfig(Config):
 class LanguageModelFit(FitConfig):
     """How the adapter is trained, by AdamW; the epoch with the least cross-entropy on dev is kept."""
 
-    epochs: int = Field(3, ge=1)
+    epochs: int = Field(3, ge=1, description="passes over the items")
     batch_size: int = Field(16, ge=1, description="items of one step, all workers together")
     learning_rate: float = Field(2e-4, gt=0, description="of the adapter at its highest")
     head_learning_rate: float = Field(1e-2, gt=0, description="of the log-concentration at its highest")
-    weight_decay: float = Field(0.0, ge=0)
-    lora: LoraSettings = LoraSettings()
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
+    lora: LoraSettings = Field(LoraSettings(), description="the adapter")
     layers: int | None = Field(
         None, ge=1, description="last layers that get an adapter; what enters them is read once; null: all layers"
     )
@@ -46,7 +46,7 @@ class LanguageModelFit(FitConfig):
 class EncoderFit(FitConfig):
     """How the encoder baseline is trained, by AdamW; the epoch with the least cross-entropy on dev is kept."""
 
-    epochs: int = Field(4, ge=1)
+    epochs: int = Field(4, ge=1, description="passes over the items")
     batch_size: int = Field(16, ge=1, description="items of one step, all workers together")
 
 

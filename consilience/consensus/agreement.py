@@ -67,12 +67,13 @@ def error_correlation(matrix: ScoreMatrix, consensus: Floats) -> Floats:
     + (1 - \gamma_i) (a_{mi} - E_0[a_m]) (a_{ki} - E_0[a_k]),$$
 
     over the tasks that both scored, with $E_c[a_m]$ the annotator's weighted mean in class c under the task's theory,
-    and scaled by the two sums of squares. Weighing both classes by the posterior, rather than subtracting the one
-    expected score, keeps the estimate unbiased where the model holds: the posterior depends on both scores, so
-    residuals from it would correlate negatively. Where it is positive, the posterior counts the same evidence several
-    times. A leave-one-out mean of the annotators would not do as reference: subtracting it removes just what is
-    shared, and leaves -1 / (M - 1) on average whatever the annotators do. Without people's judgements an error that
-    all annotators share cannot be told from the truth, so this is a lower bound.
+    and scaled by the two sums of squares. The scores of an inverted annotator, which fall where the posterior rises,
+    are turned round: a low score from it is the same evidence as a high one from the others. Weighing both classes by
+    the posterior, rather than subtracting the one expected score, keeps the estimate unbiased where the model holds:
+    the posterior depends on both scores, so residuals from it would correlate negatively. Where it is positive, the
+    posterior counts the same evidence several times. A leave-one-out mean of the annotators would not do as reference:
+    subtracting it removes just what is shared, and leaves -1 / (M - 1) on average whatever the annotators do. Without
+    people's judgements an error that all annotators share cannot be told from the truth, so this is a lower bound.
 
     Args:
         matrix: M annotators, N tasks.
@@ -83,7 +84,8 @@ def error_correlation(matrix: ScoreMatrix, consensus: Floats) -> Floats:
     """
     seen = (~np.isnan(matrix.scores) & ~np.isnan(consensus)).astype(np.float64)
     products, squares = np.zeros((len(seen), len(seen))), np.zeros((len(seen), len(seen)))
-    for weight in (np.nan_to_num(consensus), np.nan_to_num(1.0 - consensus)):
+    rise = np.zeros(len(seen))  # covariance of score and consensus, summed over theories
+    for sign, weight in ((1.0, np.nan_to_num(consensus)), (-1.0, np.nan_to_num(1.0 - consensus))):
         for columns in matrix.theory_slices.values():
             use = seen[:, columns]
             scores = np.nan_to_num(matrix.scores[:, columns])
@@ -92,6 +94,9 @@ def error_correlation(matrix: ScoreMatrix, consensus: Floats) -> Floats:
             residual = (scores - mean[:, None]) * use * np.sqrt(weight[columns])
             products += residual @ residual.T
             squares += residual**2 @ use.T
+            rise += sign * mean * total * (1.0 - total / np.maximum(use.sum(axis=1), 1.0))
+    direction = np.where(rise < 0.0, -1.0, 1.0)
+    products *= np.outer(direction, direction)
     scale = np.sqrt(squares * squares.T)
     enough = (seen @ seen.T >= 3) & (scale > 1e-12)
     return np.clip(np.divide(products, scale, out=np.full_like(scale, np.nan), where=enough), -1.0, 1.0)

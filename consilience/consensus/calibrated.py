@@ -53,6 +53,7 @@ from consilience.errors import UserError
 Floats = NDArray[np.float64]
 
 MIN_VOTES = 3.0  # a factor with fewer than three independent indicators is not identified
+ALMOST = 1e-3  # of a vote: no role is ever quite certain, so that three clear annotators fall just short of three
 MIN_TRUST = 0.9  # orientation believed with 95 %
 MIN_RELIABILITY = 0.5  # below it a task's consensus holds more noise than signal
 LOST_RELIABILITY = 0.1  # below it the fit has shrunk a signal that is there to nothing: too few scores per task
@@ -185,7 +186,8 @@ def _judge(fit: RoleFactor, annotators: list[str], active: NDArray[np.bool_]) ->
     orientation = float(betainc(against + 1.0, support + 1.0, 0.5))
     reliability = float(1.0 - fit.variance.mean())
     found = reliability >= LOST_RELIABILITY
-    identified = fit.signal and found and support + against >= MIN_VOTES
+    votes = support + against
+    identified = fit.signal and found and votes >= MIN_VOTES - ALMOST
     trust = 2.0 * orientation - 1.0 if identified else 0.0
     weak = []
     if not fit.signal:
@@ -193,9 +195,10 @@ def _judge(fit: RoleFactor, annotators: list[str], active: NDArray[np.bool_]) ->
     elif not found:
         weak.append("too few scores per task to find what the annotators have in common")
     elif not identified:
-        weak.append(f"{support + against:.1f} independent annotators share a signal; {MIN_VOTES:.0f} are needed")
+        shown = np.floor(10.0 * votes) / 10.0
+        weak.append(f"{shown:.1f} independent annotators share a signal; {MIN_VOTES:.0f} are needed")
     elif trust < MIN_TRUST:
-        weak.append(f"annotators disagree which way is up: {support:.1f} effective votes against {against:.1f}")
+        weak.append(f"unsure which way is up: {support:.1f} effective votes against {against:.1f}")
     if reliability < MIN_RELIABILITY:
         weak.append(f"the scores fix only {reliability:.0%} of the variance of the tasks")
 

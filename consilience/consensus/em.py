@@ -31,6 +31,7 @@ Step = Callable[[Parameters | None], Statistics]
 BINARY_SHARE = 0.9
 _LEAST_VARIANCE = 1e-3  # of the pseudo-observations, so that a constant annotator keeps some
 _ROUNDING = 1e-9  # evidence nearer to zero than this has no sign
+_SLACK = 1e-3  # of means of a and a^2, rounding in sums over any number of scores included
 
 
 @dataclass
@@ -200,6 +201,9 @@ class TruncatedNormalEM:
         """`model` after more iterations from its own parameters, on the statistics that `step` returns (see `run`).
 
         Its orientation is kept: should the classes have changed places on the way, they are exchanged back.
+
+        Raises:
+            UserError: the statistics become such as no scores can have.
         """
         em = cls(**model.settings.model_dump())
         em.iterations_ = model.iterations
@@ -231,9 +235,11 @@ class TruncatedNormalEM:
         totals, class1 = self._grouped(statistics.totals), self._grouped(statistics.class1)
         pseudo = self.kappa * _own_moments(statistics.totals, totals)
         sums = np.stack([totals - class1, class1]) + pseudo
+        prior = self._prior(statistics)
+        _check_possible(sums, prior)
         fit = fit_box if self.mstep == "exact" else fit_naive
         mu, sigma = fit(sums[..., 1] / sums[..., 0], sums[..., 2] / sums[..., 0], self._sigma_min)
-        return Parameters(mu, sigma, self._prior(statistics))
+        return Parameters(mu, sigma, prior)
 
     def _prior(self, statistics: Statistics) -> Floats:
         gamma, tasks = statistics.gamma, statistics.tasks
@@ -290,6 +296,22 @@ def _own_moments(by_theory: Floats, grouped: Floats) -> Floats:
     mean, square = totals[..., 1] / totals[..., 0], totals[..., 2] / totals[..., 0]
     variance = np.maximum(square - mean**2, _LEAST_VARIANCE)
     return np.stack([np.ones_like(mean), mean, mean**2 + variance], axis=-1)
+
+
+def _check_possible(sums: Floats, prior: Floats) -> None:
+    """Raise UserError for (..., 3) sums of 1, a, a^2 or a prior that no scores can have.
+
+    Sums over scores are always possible; those that an update extrapolates need not be.
+    """
+    possible = np.all(sums[..., 0] > 0.0) and np.all((prior > 0.0) & (prior < 1.0))
+    if possible:
+        mean, square = sums[..., 1] / sums[..., 0], sums[..., 2] / sums[..., 0]
+        possible = np.all(np.abs(mean - 0.5) < 0.5 + _SLACK) and np.all(square > mean**2 - _SLACK)
+    if not possible:
+        raise UserError(
+            "the new scores take the consensus further from the saved one than an update can follow; "
+            "fit it again on all annotations"
+        )
 
 
 def _notes(profile: Profile) -> list[str]:

@@ -32,7 +32,7 @@ def update(model: ConsensusModel, scores: Scores, before: Scores | None = None) 
     their scores, old and new, and `before` the old ones.
 
     Args:
-        model: with its past; fitted without gold.
+        model: with its past (see `with_past`; the `consensus_model.json` of a run has it); fitted without gold.
         scores: matrix, or table of item_id, theory, annotator, score, of the touched tasks. Annotators may be new, and
             so may theories where parameters and prior are shared by all theories.
         before: what of these tasks `model` has counted; None if all of them are new.
@@ -42,8 +42,8 @@ def update(model: ConsensusModel, scores: Scores, before: Scores | None = None) 
 
     Raises:
         UserError: a model without a past, bad scores (see `ScoreMatrix.from_frame`), a new theory where parameters or
-            prior are per theory, an annotator in `before` that the model does not know, or a task in `before` that is
-            not in `scores`.
+            prior are per theory, an annotator in `before` that the model does not know, a task in `before` that is
+            not in `scores`, or new scores so unlike the old ones that first order does not reach.
     """
     if model.past is None:
         raise UserError("this consensus was saved without its past: fit it again on all annotations")

@@ -10,6 +10,7 @@ from consilience.consensus.baselines import mean
 from consilience.consensus.calibrated import CalibratedModel
 from consilience.consensus.matrix import ScoreMatrix
 from consilience.consensus.posterior import Parameters
+from consilience.errors import UserError
 
 MIN_ANNOTATORS = 4
 
@@ -23,13 +24,16 @@ def influence(matrix: ScoreMatrix, consensus: Callable[[ScoreMatrix], npt.NDArra
 
     Returns:
         The `influence` table: mean absolute change (0..1) and share of tasks whose label at 0.5 flips, each null
-        where no task has both values.
+        where no task has both values, as where the others alone have no consensus.
     """
     full = {"mean": mean(matrix), "em": consensus(matrix)}
     rows = []
     for position, annotator in enumerate(matrix.annotators):
         rest = _without(matrix, position)
-        left = {"mean": mean(rest), "em": consensus(rest)}
+        try:
+            left = {"mean": mean(rest), "em": consensus(rest)}
+        except UserError:  # the others are no pool: too few of them answer, or none varies
+            left = {"mean": mean(rest), "em": np.full(len(rest.items), np.nan)}
         row: dict[str, object] = {"annotator": annotator}
         for method, with_it in full.items():
             both = ~np.isnan(with_it) & ~np.isnan(left[method])

@@ -190,17 +190,6 @@ def log_density_coefficients(mu: ArrayLike, sigma: ArrayLike) -> Floats:
     return np.stack([c2 * mu**2 - log_normaliser(mu, sigma), -2.0 * c2 * mu, c2], axis=-1)
 
 
-def fisher_information(mu: ArrayLike, sigma: ArrayLike) -> Floats:
-    """(..., 2, 2): expected information of one score about (mu, ln sigma)."""
-    _, sigma, moments = _moments_of(mu, sigma)
-    _, M1, M2, M3, M4 = np.moveaxis(moments, -1, 0)
-    cross = (M3 - M1 * M2) / sigma
-    return np.stack(
-        [np.stack([(M2 - M1**2) / sigma**2, cross], -1), np.stack([cross, M4 - M2**2], -1)],
-        axis=-2,
-    )
-
-
 def jeffreys_divergence(mu1: ArrayLike, sigma1: ArrayLike, mu0: ArrayLike, sigma0: ArrayLike) -> Floats:
     r"""$KL(f_1 \| f_0) + KL(f_0 \| f_1)$ in nats; 0 where the two laws are one.
 

@@ -8,6 +8,7 @@ model towards such a consensus stops to help, and that errors which all annotato
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from consilience.consensus.agreement import krippendorff_alpha
 from consilience.consensus.bootstrap import bootstrap
@@ -54,9 +55,10 @@ def assess(target: Target, theory: str, config: GateConfig, seed: int = 0) -> Ga
     calibrated = fit_calibrated(target.matrix)
     values = calibrated.predict(matrix)
     alpha = krippendorff_alpha(matrix)
-    decided = float(np.nanmean(np.abs(gamma - 0.5) > _DECIDED))
+    known = ~np.isnan(gamma)
+    decided = float(np.mean(np.abs(gamma[known] - 0.5) > _DECIDED))
     interval = float(np.nanmean(values.ci_high - values.ci_low))
-    stability = _stability(target, columns, config.draws, seed)
+    stability = _stability(target, np.flatnonzero(known) + columns.start, config.draws, seed)
     votes = calibrated.genuine_votes
     reasons = []
     if decided < config.min_decided:
@@ -68,7 +70,7 @@ def assess(target: Target, theory: str, config: GateConfig, seed: int = 0) -> Ga
     if votes < config.min_votes:
         reasons.append(f"{votes:.1f} independent annotators share a signal; {config.min_votes:.1f} are needed")
     return GateReport(
-        items=int(np.count_nonzero(~np.isnan(gamma))),
+        items=int(np.count_nonzero(known)),
         decided=decided,
         interval=interval,
         stability=stability,
@@ -78,11 +80,11 @@ def assess(target: Target, theory: str, config: GateConfig, seed: int = 0) -> Ga
     )
 
 
-def _stability(target: Target, columns: slice, draws: int, seed: int) -> float:
+def _stability(target: Target, tasks: NDArray[np.int64], draws: int, seed: int) -> float:
     """Two annotators leave nothing to resample: their mean stays."""
     if target.model is None:
         return 1.0
-    shard = Shard(target.matrix)
-    labels = target.gamma[columns] > 0.5
+    shard = Shard(target.matrix, target.gold)
+    labels = target.gamma[tasks] > 0.5
     resampled = bootstrap(target.model, shard, draws, seed).draws
-    return float(np.mean([(shard.posterior(parameters)[columns] > 0.5) == labels for parameters in resampled]))
+    return float(np.mean([(shard.posterior(parameters)[tasks] > 0.5) == labels for parameters in resampled]))

@@ -22,14 +22,22 @@ class Target:
         matrix: the others' scores.
         model: the EM fitted to them; None where they are two, whose consensus is their mean.
         gamma: (N,) the consensus of each task of `matrix`.
+        gold: the labels that the fit was given, as `TruncatedNormalEM.fit` takes them.
     """
 
     matrix: ScoreMatrix
     model: ConsensusModel | None
     gamma: NDArray[np.float64]
+    gold: pd.DataFrame | None = None
 
     def of(self, theory: str) -> pd.Series:
-        """The target under one theory by item_id, 0..1; items without one are left out."""
+        """The target under one theory by item_id, 0..1; items without one are left out.
+
+        Raises:
+            UserError: the others have judged nothing under `theory`.
+        """
+        if theory not in self.matrix.theories:
+            raise UserError(f"theory '{theory}': judged by no other; expected one of {', '.join(self.matrix.theories)}")
         columns = self.matrix.theory_slices[theory]
         return pd.Series(self.gamma[columns], index=self.matrix.items[columns], name="target").dropna()
 
@@ -54,4 +62,4 @@ def leave_one_out(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # two annotators: the gate says so
         em.fit(matrix, gold)
-    return Target(matrix, em.model_, em.gamma_)
+    return Target(matrix, em.model_, em.gamma_, gold)

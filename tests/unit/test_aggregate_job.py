@@ -153,6 +153,22 @@ def test_an_update_equals_the_refit_and_tells_who_has_drifted(tmp_path: Path) ->
     assert any("a1" in note and note.startswith("drift") for note in read_manifest(tmp_path / "drifted")["notes"])
 
 
+def test_an_update_by_other_annotators_than_the_saved_ones(tmp_path: Path) -> None:
+    """One has been realigned under a new name since, and others are silent: the new model still knows them all."""
+    old = scores(300, 1)
+    before = save(old, tmp_path / "old.parquet")
+    aggregate(tmp_path / "old", before)
+    gone, silent = old["annotator"] == "a0", old["annotator"] == "a1"
+    now = pd.concat([old[~gone & ~silent], old[gone].assign(annotator="a0@realigned")])
+    saved = str(tmp_path / "old" / "consensus_model.json")
+    aggregate(tmp_path / "new", save(now, tmp_path / "new.parquet"), update=saved, before=before)
+    model = ConsensusModel.load(tmp_path / "new" / "consensus_model.json")
+    assert {"a0", "a1", "a0@realigned"} <= set(model.annotators)
+    assert model.calibrated is not None
+    assert model.calibrated.annotators == model.annotators
+    assert set(table(tmp_path / "new", DRIFT)["annotator"]) <= set(model.annotators)
+
+
 def test_an_update_of_the_folder_it_reads_from_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Once done, the same command would count the same rows again."""
     old, new = save(scores(60, 1), tmp_path / "old.parquet"), save(scores(30, 2, first=60), tmp_path / "new.parquet")

@@ -62,6 +62,17 @@ def test_the_configs_shipped_are_valid(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "data/scruples/dev.scruples-dilemmas.jsonl.gz: no such file" in capsys.readouterr().err
 
 
+def test_a_reading_is_of_the_answers_alone() -> None:
+    logits = np.random.default_rng(0).normal(size=(5, 2, 2))
+    rare, sure = Reading(logits - 7.0, np.full(5, 1e-3)), Reading(logits, np.ones(5))
+    np.testing.assert_allclose(np.exp(rare.log_p).sum(axis=1), 1.0)
+    np.testing.assert_allclose(rare.log_p, sure.log_p)
+    assert rare.position_bias == pytest.approx(sure.position_bias)
+    first = Reading(np.tile([[[2.0, 0.0], [2.0, 0.0]]], (3, 1, 1)), np.ones(3))
+    np.testing.assert_allclose(first.log_p, np.log(0.5), err_msg="who always names the first place says nothing")
+    assert first.position_bias == pytest.approx(1 / (1 + np.exp(-2.0)) - 0.5)
+
+
 def test_assessment_and_page(tmp_path: Path) -> None:
     items, split = split_items(voted_pairs(200, 0), SplitConfig())
     random, asked = np.random.default_rng(0), held_out(items, split)

@@ -26,6 +26,21 @@ def test_reference_values() -> None:
     assert float(dirichlet_multinomial_nll(log_p, torch.tensor([[3.0, 0.0]]), -60.0)) == pytest.approx(0.6931, abs=1e-4)
 
 
+def test_the_softmax_is_taken_once() -> None:
+    """Probabilities taken for logits would give .6775 here, and would prefer certainty to people's own shares."""
+    votes = torch.tensor([[3.0, 2.0]])
+
+    def loss(p: float) -> float:
+        return float(soft_cross_entropy(torch.tensor([[p, 1.0 - p]]).log(), votes))
+
+    assert loss(0.8) == pytest.approx(-0.6 * math.log(0.8) - 0.4 * math.log(0.2), abs=1e-6)
+    assert min((loss(p), p) for p in (0.5, 0.59, 0.6, 0.61, 0.7, 0.99))[1] == 0.6
+    logits = torch.log(torch.tensor([[0.6, 0.4]])).requires_grad_()
+    soft_cross_entropy(torch.log_softmax(logits, -1), votes).sum().backward()
+    assert logits.grad is not None
+    np.testing.assert_allclose(logits.grad.numpy(), 0.0, atol=1e-7)
+
+
 @given(
     st.lists(st.integers(0, 40), min_size=2, max_size=5).filter(any),
     st.floats(-5.0, 8.0),

@@ -145,3 +145,17 @@ def test_bag_of_words_of_texts_with_three_options() -> None:
     p = bag_of_words(items, items, items)
     assert (p.argmax(axis=1) == k).all()
     assert p[:, 2].max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("texts", "votes"),
+    [
+        ([f"I lied to brother {k % 3}" for k in range(12)], [[5.0, 0.0]] * 12),
+        ([f"u{k} v{k} w{k}" for k in range(12)], [[5.0, k % 3] for k in range(12)]),
+        ([f"我撒了謊{chr(0x4E00 + k)}" for k in range(12)], [[5.0, k % 3] for k in range(12)]),
+    ],
+)
+def test_where_words_tell_nothing_there_is_the_prior(texts: list[str], votes: list[list[float]]) -> None:
+    ids = tuple(map(str, range(12)))
+    items = VotedItems("texts", ("a", "b"), ids, tuple((text,) for text in texts), np.array(votes))
+    np.testing.assert_array_equal(bag_of_words(items, items, items), prior(items, 12))

@@ -76,6 +76,12 @@ def test_spellings_are_summed() -> None:
         find_tokens(lambda text: [1], ("no", "yes"))
 
 
+def test_the_article_is_no_answer() -> None:
+    ids = {"A": [1], " A": [2], "a": [3], " a": [4], "B": [5], " B": [6], "b": [7], " b": [8]}
+    found = find_tokens(lambda text: ids.get(text, [0, 0]), ("A", "B"))
+    assert dict(zip(found.tokens, found.owner, strict=True)) == {1: 0, 2: 0, 5: 1, 6: 1}
+
+
 @pytest.mark.parametrize("chat", [True, False])
 def test_acceptability_is_asked_as_the_annotators_ask(chat: bool) -> None:
     tokeniser = tiny_tokeniser() if chat else tiny_tokeniser(None)
@@ -138,6 +144,16 @@ def test_models_that_cannot_pack_read_the_same(model: LanguageModel) -> None:
     np.testing.assert_allclose(mass, alone_mass, rtol=1e-3)
 
 
+def test_a_fresh_adapter_follows_its_seed_alone(config: ModelConfig) -> None:
+    made = []
+    for before, seed in ((1, 0), (2, 0), (2, 1)):
+        torch.manual_seed(before)
+        made.append(TunedLanguageModel(open_language_model(config), CHAIN, fit=FIT, seed=seed).trainable)
+    one, same, other = made
+    assert all(torch.equal(value, same[name]) for name, value in one.items())
+    assert any(not torch.equal(value, other[name]) for name, value in one.items())
+
+
 def test_gradients_reach_the_adapter_and_nothing_else(model: LanguageModel) -> None:
     tuned = TunedLanguageModel(model, CHAIN, fit=FIT)
     logits, _ = tuned.forward(tuned.tokenise(CHAIN))
@@ -156,17 +172,21 @@ def test_what_enters_the_trained_layers_is_read_once(config: ModelConfig, monkey
                     parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(len(name)))
         assert {name.split("layers.")[1][0] for name in tuned.trainable} == {"1", "2"}
         rows = tuned.tokenise(CHAIN)
-        whole, split, again = (gradient(tuned, rows, memory, monkeypatch) for memory in (-1, 2**30, 2**30))
-        for one, other in ((whole, split), (split, again)):
-            for name, value in one.items():
-                torch.testing.assert_close(other[name], value, atol=1e-5, rtol=1e-4)
+        monkeypatch.setattr(frozen_layers, "MEMORY", -1)
+        unkept, afresh = gradient(tuned, rows), gradient(tuned, rows)
+        monkeypatch.setattr(frozen_layers, "MEMORY", 2**30)
+        gradient(tuned, rows[:1])
+        kept, again = gradient(tuned, rows), gradient(tuned, rows)
+        tuned._frozen = None
+        whole = gradient(tuned, rows)
+        for name, value in whole.items():
+            torch.testing.assert_close(kept[name], value, atol=1e-5, rtol=1e-4)
+            for other in (unkept, afresh, again):
+                assert torch.equal(other[name], kept[name]), "whatever was read before, and beside it"
 
 
-def gradient(
-    tuned: TunedLanguageModel, rows: list[list[list[int]]], memory: int, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, torch.Tensor]:
+def gradient(tuned: TunedLanguageModel, rows: list[list[list[int]]]) -> dict[str, torch.Tensor]:
     """The adapter's gradients, the logits and the mass."""
-    monkeypatch.setattr(frozen_layers, "MEMORY", memory)
     logits, mass = tuned.forward(rows)
     logits[:, 0, 0].sum().backward()  # type: ignore[no-untyped-call]
     found = {name: p.grad.clone() for name, p in tuned.trainable.items() if p.grad is not None}

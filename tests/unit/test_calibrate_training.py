@@ -1,7 +1,10 @@
 """Tuning: what can be learned is learned, the best epoch is kept, and a stopped training goes on as if it had not."""
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -36,6 +39,36 @@ def finish(model: AnswerModel, train: VotedItems, dev: VotedItems, loss: Loss, f
     while not trainer.finished:
         trainer.step()
     return trainer
+
+
+class Constant:
+    """Says the same of every item; `mass` of the probability falls on the answers."""
+
+    fresh: frozenset[str] = frozenset()
+    device = torch.device("cpu")
+
+    def __init__(self, mass: float) -> None:
+        self.trainable = {"logits": torch.nn.Parameter(torch.zeros(2))}
+        self._mass = mass
+
+    def tokenise(self, items: VotedItems) -> list[list[list[int]]]:
+        return [[[0]]] * len(items)
+
+    def batches(self, rows: Sequence[list[list[int]]]) -> Iterator[list[int]]:
+        yield list(range(len(rows)))
+
+    def forward(self, rows: Sequence[list[list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = (self.trainable["logits"] + math.log(self._mass / 2)).expand(len(rows), 1, 2)
+        return logits, torch.full((len(rows),), self._mass)
+
+
+@pytest.mark.parametrize("mass", [1.0, 0.01])
+def test_answering_in_form_is_no_merit(mass: float) -> None:
+    """A loss that took the mass for the concentration would be 0.70 with a hundredth of it on the answers."""
+    votes = replace(TRAIN, votes=np.tile([3.0, 0.0], (len(TRAIN), 1)))
+    for loss, expected in (("cross_entropy", math.log(2)), ("dirichlet_multinomial", math.log(16 / 5))):
+        trainer = CalibrationTrainer(Constant(mass), votes, votes, loss, FIT, 0)  # type: ignore[arg-type]
+        assert trainer.step()["loss"] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -82,6 +115,35 @@ def test_a_stopped_training_repeats_the_numbers(encoder: EncoderConfig, tmp_path
     while not second.finished:
         second.step()
     keys = ("loss_train", "ce_dev", "concentration")
+    assert [[e[k] for k in keys] for e in second.history] == [[e[k] for k in keys] for e in whole.history]
+    for name, value in whole.best.items():
+        assert torch.equal(value, second.best[name])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_stopped_training_of_the_last_layers_repeats_the_numbers(
+    dtype: Literal["float32", "bfloat16"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What enters them is kept in memory alone, and is read in other batches after a stop."""
+    monkeypatch.setenv("CONSILIENCE_CACHE", str(tmp_path / "cache"))
+    config = ModelConfig(source=save_tiny_model(tmp_path / "tiny", LlamaConfig), dtype=dtype)
+    lora = LoraSettings(rank=2, alpha=4)
+    fit = LanguageModelFit(epochs=3, batch_size=8, learning_rate=5e-3, lora=lora, layers=2)
+
+    def fresh() -> CalibrationTrainer:
+        model = TunedLanguageModel(open_language_model(config), TRAIN, "apart", fit, 0)
+        return CalibrationTrainer(model, TRAIN, DEV, "cross_entropy", fit, 0)
+
+    whole, first, second = fresh(), fresh(), fresh()
+    while not whole.finished:
+        whole.step()
+    for _ in range(11):
+        first.step()
+    first.save(tmp_path / "checkpoint")
+    second.load(tmp_path / "checkpoint")
+    while not second.finished:
+        second.step()
+    keys = ("loss_train", "ce_dev")
     assert [[e[k] for k in keys] for e in second.history] == [[e[k] for k in keys] for e in whole.history]
     for name, value in whole.best.items():
         assert torch.equal(value, second.best[name])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from consensus_simulation import PUBLISHED, draw
 from numpy.typing import NDArray
 
 from consilience.consensus import baselines
@@ -123,6 +124,13 @@ def test_two_annotators_are_too_few() -> None:
     model, consensus = fitted(scores)
     assert "3 are needed" in model.weak[0]
     np.testing.assert_allclose(consensus, scores.mean(0))
+
+
+def test_three_clear_annotators_are_three() -> None:
+    model, _ = fitted(draw(100, 0, PUBLISHED[:3])[1])
+    assert 2.999 < model.genuine_votes < 3.0, "a role is never quite certain"
+    assert model.trust == pytest.approx(0.875, abs=1e-3)
+    assert model.weak == ("unsure which way is up: 3.0 effective votes against 0.0",)
 
 
 def test_copies_of_one_noise_annotator_are_no_majority() -> None:

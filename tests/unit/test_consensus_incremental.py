@@ -132,6 +132,14 @@ def test_noise_floors_are_kept() -> None:
     assert updated.parameters.sigma[:, 0, 0].min() >= 0.3
 
 
+@pytest.mark.parametrize(("old", "new", "prior"), [(30, 3000, 0.02), (1000, 1000, 0.98)])
+def test_what_first_order_does_not_reach_is_refused(old: int, new: int, prior: float) -> None:
+    scores = np.hstack([draw(old, 0)[1], draw(new, 1, prior=prior)[1]])
+    data = matrix_of(scores)
+    with pytest.raises(UserError, match="further from the saved one than an update can follow; fit it again"):
+        update(fitted(items(data, 0, old)), items(data, old, old + new))
+
+
 def test_mistakes() -> None:
     data = scored(300, 0)
     model = fitted(items(data, 0, 200))

@@ -13,7 +13,10 @@ from consilience.consensus.agreement import (
     krippendorff_alpha,
 )
 from consilience.consensus.em import TruncatedNormalEM
+from consilience.consensus.influence import influence
+from consilience.consensus.matrix import ScoreMatrix
 from consilience.consensus.misalignment import alignment, alignment_table, confusion, f1_score, tau_sweep, worst_flagged
+from consilience.consensus.people import calibration_curve
 
 NAN = np.nan
 SCORES = np.array([[0.9, 0.5, NAN, 0.2], [0.7, 0.6, NAN, NAN], [0.1, 0.4, NAN, NAN], [NAN, 0.8, NAN, NAN]])
@@ -72,6 +75,18 @@ def test_shared_error_and_copies_count_less() -> None:
     np.testing.assert_allclose(correlation[3:, 3:], 1.0)
     # One in five of the pairs is a copy: 6 / (1 + 5 / 5).
     assert effective_annotators(correlation) == pytest.approx(3.0, abs=0.1)
+
+
+def test_a_negated_copy_is_no_more_evidence_than_a_copy() -> None:
+    label, scores = draw(20_000, seed=0)
+    pools = [matrix_of(np.vstack([scores, more])) for more in (scores[0], 1.0 - scores[0])]
+    copied, negated = (error_correlation(pool, label.astype(float)) for pool in pools)
+    assert negated[0, 4] == pytest.approx(1.0)
+    np.testing.assert_allclose(negated, copied, atol=1e-9)
+    assert effective_annotators(negated) == pytest.approx(5 / 1.4, abs=0.1)
+    turned = matrix_of(np.clip(scores + 0.1 * np.random.default_rng(1).normal(size=20_000), 0, 1))
+    turned.scores[2:] = 1.0 - turned.scores[2:]
+    assert effective_annotators(error_correlation(turned, label.astype(float))) == pytest.approx(2, abs=0.1)
 
 
 def test_error_correlation_with_gaps() -> None:
@@ -133,3 +148,39 @@ def test_tau_sweep() -> None:
     assert len(sweep) == 8
     at_half = sweep[sweep["tau"] == 0.5]["f1"]
     pd.testing.assert_series_equal(at_half, alignment(matrix, label.astype(float))["f1"], check_index=False)
+
+
+def test_influence_by_hand() -> None:
+    matrix = matrix_of(np.array([[0.9, 0.1, 0.8], [0.7, 0.3, 0.4], [0.2, 0.2, NAN], [0.8, 0.2, NAN]]))
+    table = influence(matrix, baselines.median).to_pylist()
+    assert [row["annotator"] for row in table] == ["a0", "a1", "a2", "a3"]
+    # Means .65 .2 .6; without a0 .5667 .2333 .4. Medians .75 .2 .6; without a0 .7 .2 .4.
+    assert table[0]["mean_shift"] == pytest.approx((0.65 - 1.7 / 3 + 0.7 / 3 - 0.2 + 0.2) / 3)
+    assert table[0]["mean_flipped"] == pytest.approx(1 / 3)
+    assert table[0]["em_shift"] == pytest.approx((0.05 + 0.0 + 0.2) / 3)
+    assert table[0]["em_flipped"] == pytest.approx(1 / 3)
+    assert table[2]["em_flipped"] == 0.0
+
+
+@pytest.mark.filterwarnings("ignore:two annotators")
+def test_where_one_annotator_is_the_pool_its_influence_has_no_figure() -> None:
+    _, scores = draw(50, seed=0)
+
+    def consensus(part: ScoreMatrix) -> np.ndarray:
+        return TruncatedNormalEM().fit(part).gamma_
+
+    silent = np.vstack([scores[:2], np.full((2, 50), NAN)])
+    constant = np.vstack([scores[:1], np.full((3, 50), 0.5)])
+    for rows, alone in ((silent, [0, 1]), (constant, [0])):
+        table = influence(matrix_of(rows), consensus).to_pylist()
+        assert [m for m in range(4) if table[m]["em_shift"] is None] == alone
+        assert all(row["mean_shift"] is not None for row in table)
+
+
+def test_calibration_curve_by_hand() -> None:
+    consensus = np.array([0.0, 0.04, 0.1, 0.95, 1.0, NAN, 0.5])
+    share = np.array([0.2, 0.0, 0.3, 0.9, 0.7, 0.5, NAN])
+    curve = calibration_curve(consensus, share)
+    np.testing.assert_allclose(curve["consensus"], [0.02, 0.1, 0.975])
+    np.testing.assert_allclose(curve["people"], [0.1, 0.3, 0.8])
+    assert curve["n"].tolist() == [2, 1, 2]

@@ -89,6 +89,17 @@ def test_a_single_inverted_annotator_stays_inverted_and_informs() -> None:
     assert accuracy(em.gamma_, label) == pytest.approx(accuracy(base.gamma_, label), abs=0.001)
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("negated", [False, True])
+def test_a_copy_costs_accuracy_and_makes_the_posterior_too_sure(negated: bool, seed: int) -> None:
+    """What conditional independence is worth: the same evidence counted twice."""
+    label, scores = draw(N, seed)
+    base = TruncatedNormalEM().fit(matrix_of(scores))
+    em = TruncatedNormalEM().fit(matrix_of(np.vstack([scores, 1.0 - scores[0] if negated else scores[0]])))
+    assert 0.84 < accuracy(em.gamma_, label) < 0.90 < accuracy(base.gamma_, label)
+    assert np.abs(em.gamma_ - 0.5).mean() > np.abs(base.gamma_ - 0.5).mean()
+
+
 def inverted_start(shard: Shard, theories: slice):
     """The E-step of `shard`, but for a start with gamma and 1 - gamma exchanged under some theories."""
 

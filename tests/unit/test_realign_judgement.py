@@ -54,6 +54,34 @@ def test_the_gate_lets_a_strong_consensus_pass_and_stops_at_noise() -> None:
     assert strong.alpha > 0.5 > 0.1 > weak.alpha
 
 
+def test_items_that_no_other_has_judged_do_not_count() -> None:
+    frame, _ = pool(0.0)
+    unjudged = (frame["item_id"] < "i100") & (frame["annotator"] != "m0")
+    gaps = frame.assign(score=frame["score"].mask(unjudged))
+    with_gaps, without = (
+        assess(leave_one_out(part, "m0", TruncatedNormalEM()), "deontology", GateConfig())
+        for part in (gaps, frame[frame["item_id"] >= "i100"])
+    )
+    assert with_gaps.items == without.items == 50
+    assert with_gaps.decided == pytest.approx(without.decided, abs=0.03)
+    assert with_gaps.stability == pytest.approx(without.stability, abs=0.05)
+    assert with_gaps.stability < 0.9
+
+
+def test_gold_labels_are_as_stable_as_gold() -> None:
+    frame, truth = pool(0.5)
+    gold = pd.DataFrame({"item_id": [f"i{item:03}" for item in range(40)], "theory": "deontology", "label": 1.0})
+    found = assess(leave_one_out(frame, "m0", TruncatedNormalEM(), gold=gold), "deontology", GateConfig())
+    assert truth[:40].mean() < 0.7
+    assert found.stability > 0.98
+
+
+def test_a_theory_that_no_other_has_judged_is_no_target() -> None:
+    target = leave_one_out(pool(0.5)[0], "m0", TruncatedNormalEM())
+    with pytest.raises(UserError, match="theory 'virtue': judged by no other; expected one of deontology"):
+        target.of("virtue")
+
+
 def arms(tokens_right: float, raw_right: float = 0.6, seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:
     random = np.random.default_rng(seed)
     target = (random.random(ITEMS) < 0.5).astype(float)

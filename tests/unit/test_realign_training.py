@@ -66,6 +66,14 @@ def test_js_has_its_known_values_and_gradient() -> None:
     assert gradcheck(lambda x: bernoulli_js(torch.sigmoid(x), target), (logit,), atol=1e-7)
 
 
+@pytest.mark.parametrize("logit", [-300.0, -20.0, 20.0, 300.0])
+def test_js_of_a_saturated_head_has_a_finite_gradient(logit: float) -> None:
+    logits = torch.full((3,), logit, requires_grad=True)
+    bernoulli_js(torch.sigmoid(logits), torch.tensor([0.0, 0.4, 1.0])).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
 @given(PROBABILITY, PROBABILITY)
 def test_js_is_symmetric_and_bounded(p: float, q: float) -> None:
     a, b = torch.tensor([p, q], dtype=torch.float64)
@@ -153,21 +161,50 @@ def test_every_item_is_held_out_once_and_learned(source: Callable[[str], str], t
     assert_close(trainer.scores, trainer.predictions[TOKENS])
 
 
-def test_a_stopped_trainer_goes_on_as_if_it_had_not(source: Callable[[str], str], tmp_path: Path) -> None:
+def test_lambda_holds_the_tokens(source: Callable[[str], str], tmp_path: Path) -> None:
     case = pair(source())
     model = load_model(case.annotator.source, None, "float32")
-    whole = train(build_trainer(make_readable(model, case, tmp_path, 1e9), case, CONFIG))
-    first = build_trainer(make_readable(model, case, tmp_path, 1e9), case, CONFIG)
+    held = CONFIG.model_copy(update={"cosine_weight": 100.0, "patience": 9})
+    history = train(build_trainer(make_readable(model, case, tmp_path, 1e9), case, held)).history
+    distance = {
+        arm: float(np.mean([entry["cosine_distance"] for entry in history if entry["arm"] == arm])) for arm in ARMS
+    }
+    assert distance["head"] < 1e-6
+    assert distance[TOKENS] < 0.5 * distance[LAMBDA0]
+
+
+def test_arms_differ_in_the_rows_alone(source: Callable[[str], str], tmp_path: Path) -> None:
+    """Same warmed-up head, same batches, as many epochs: tokens that hardly move are the head alone."""
+    case = pair(source())
+    model = load_model(case.annotator.source, None, "float32")
+    still = CONFIG.model_copy(update={"token_learning_rate": 1e-9})
+    found = train(build_trainer(make_readable(model, case, tmp_path, 1e9), case, still)).predictions
+    np.testing.assert_allclose(found[TOKENS], found["head"], atol=1e-4)
+    np.testing.assert_allclose(found[LAMBDA0], found["head"], atol=1e-4)
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_a_stopped_trainer_goes_on_as_if_it_had_not(head: str, source: Callable[[str], str], tmp_path: Path) -> None:
+    """Wherever it was stopped, patience and chance included: the global generator plays no part."""
+    case = pair(source())
+    config = CONFIG.model_copy(update={"head": head, "epochs": 5, "patience": 2, "head_learning_rate": 0.3})
+    model = load_model(case.annotator.source, None, "float32")
+    readable = make_readable(model, case, tmp_path, 1e9)
+    whole = train(build_trainer(readable, case, config))
+    assert len(whole.history) < whole.epochs_done[1], "an arm has run out of patience"
+    first = build_trainer(readable, case, config)
     with first.reading():
-        for _ in range(5):
+        for stop in range(len(whole.history)):
+            first.save(tmp_path / f"{stop}")
             first.step()
-    first.save(tmp_path / "kept")
-    second = build_trainer(make_readable(model, case, tmp_path, 1e9), case, CONFIG)
-    second.load(tmp_path / "kept")
-    train(second)
-    assert second.history == whole.history
-    assert torch.equal(second.fit.rows, whole.fit.rows)
-    np.testing.assert_array_equal(second.scores, whole.scores)
+    for stop in (1, 3, len(whole.history) - 1):
+        torch.manual_seed(stop)
+        second = build_trainer(readable, case, config)
+        second.load(tmp_path / f"{stop}")
+        train(second)
+        assert second.history == whole.history
+        assert torch.equal(second.fit.rows, whole.fit.rows)
+        np.testing.assert_array_equal(second.scores, whole.scores)
 
 
 def test_the_word_is_found_wherever_it_stands(source: Callable[[str], str]) -> None:

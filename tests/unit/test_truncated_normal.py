@@ -11,7 +11,6 @@ from consilience.consensus.truncated_normal import (
     SIGMA_MAX,
     SIGMA_MIN,
     derivatives,
-    fisher_information,
     fit_box,
     fit_naive,
     jeffreys_divergence,
@@ -112,13 +111,6 @@ def test_score_and_hessian_against_finite_differences(mu: float, sigma: float, m
     assert score_t == pytest.approx((value(0, h) - value(0, -h)) / (2 * h), rel=1e-6, abs=1e-7)
     assert (slope(h, 0) - slope(-h, 0)) / (2 * h) == pytest.approx([h_mu, h_cross], rel=1e-6, abs=1e-6)
     assert (slope(0, h) - slope(0, -h)) / (2 * h) == pytest.approx([h_cross, h_t], rel=1e-6, abs=1e-6)
-
-
-def test_fisher_information_is_the_curvature_at_the_maximum() -> None:
-    mu, sigma = 0.546, 0.147
-    mean, sd = mean_sd(mu, sigma)
-    _, _, h_mu, h_cross, h_t = derivatives(float(mean), float(sd**2 + mean**2), mu, sigma)
-    assert fisher_information(mu, sigma) == pytest.approx(-np.array([[h_mu, h_cross], [h_cross, h_t]]), rel=1e-9)
 
 
 def test_jeffreys_divergence() -> None:
