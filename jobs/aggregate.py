@@ -229,7 +229,7 @@ def aggregate(
                 write_frame(table, run, schema)
         gamma = fitted.gamma(sample)
         figures, notes = write_pool_tables(
-            sample, gamma, lambda part: _em(config, noise).fit(part).gamma_, config.groups, run
+            sample, gamma, lambda part: build_em(config, noise).fit(part).gamma_, config.groups, run
         )
         summary: Summary = {
             "items": pool.items,
@@ -259,7 +259,7 @@ def _fit(
     gold: pd.DataFrame | None,
     noise: pd.DataFrame | None,
 ) -> Fit:
-    em = _em(config, noise)
+    em = build_em(config, noise)
     em.run(pool.step, pool.profile(), 0 if gold is None else len(gold))
     calibrated = fit_calibrated(sample)
     model, reliability = em.model_, em.parameters_
@@ -280,7 +280,7 @@ def _update(matrix: ScoreMatrix, saved: Saved) -> Fit:
     drift = drift_alarm(old, _unseen(matrix, before))
     calibrated = old.calibrated
     if calibrated is None or set(matrix.annotators) - set(calibrated.annotators):
-        calibrated = fit_calibrated(matrix)
+        calibrated = fit_calibrated(matrix.align(model.annotators))
         model = replace(model, calibrated=calibrated)
     notes = [
         f"drift: the new scores of {row.annotator} differ from its past (p {row.p:.1g}); it may be another model now"
@@ -295,7 +295,8 @@ def _unseen(matrix: ScoreMatrix, before: pd.DataFrame | None) -> ScoreMatrix:
         return matrix
     tasks = pd.MultiIndex.from_frame(matrix.task_frame())
     scores = matrix.scores.copy()
-    for annotator, rows in before.dropna(subset=["score"]).groupby("annotator"):
+    known = before[before["annotator"].isin(matrix.annotators)]  # the others have left the pool
+    for annotator, rows in known.dropna(subset=["score"]).groupby("annotator"):
         seen = tasks.isin(pd.MultiIndex.from_frame(rows[["item_id", "theory"]]))
         scores[matrix.annotators.index(str(annotator)), seen] = np.nan
     return replace(matrix, scores=scores)
@@ -317,7 +318,8 @@ def _is_large(annotations: Path, config: ConsensusConfig) -> bool:
         return annotations.suffix == ".parquet" and pq.read_metadata(annotations).num_rows > config.shard_above
 
 
-def _em(config: ConsensusConfig, noise: pd.DataFrame | None) -> TruncatedNormalEM:
+def build_em(config: ConsensusConfig, noise: pd.DataFrame | None) -> TruncatedNormalEM:
+    """The EM of a config, with the noise of scores as the floor of every sigma."""
     floors = {} if noise is None else dict(zip(noise["annotator"], noise["noise_sd"], strict=True))
     return TruncatedNormalEM(**config.em.model_dump(), noise_sd=floors)
 

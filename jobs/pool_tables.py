@@ -15,14 +15,18 @@ from consilience.consensus.families import families, residual_correlation
 from consilience.consensus.groups import CONTESTED_Q, contested, group_consensus
 from consilience.consensus.influence import MIN_ANNOTATORS, influence
 from consilience.consensus.matrix import ScoreMatrix
+from consilience.consensus.misalignment import tau_sweep
 from consilience.consensus.people import against_people, calibration_curve
 from consilience.runs import Run
 from consilience.table_schema import read_table, write_table
-from consilience.tables import AGREEMENT, ANNOTATORS, CALIBRATION, CONTESTED, FAMILIES, GROUPS, INFLUENCE
+from consilience.tables import AGREEMENT, ANNOTATORS, CALIBRATION, CONTESTED, FAMILIES, GROUPS, INFLUENCE, TAU_SWEEP
 from jobs.cli import Summary, rounded
 from jobs.run_tables import write_frame
 
 Floats = npt.NDArray[np.float64]
+
+TAUS = (0.3, 0.4, 0.5, 0.6, 0.7)
+"""Thresholds under which F1 is tabled, to show how far it hangs on the one that was chosen."""
 
 OCCASIONAL = (INFLUENCE, GROUPS, CONTESTED, CALIBRATION)
 """Tables that not every pool, and not every config, has."""
@@ -35,7 +39,7 @@ def write_pool_tables(
     groups: Mapping[str, str] | None,
     run: Run,
 ) -> tuple[Summary, list[str]]:
-    """Write agreement, families, influence and, where there are two groups, groups and contested.
+    """Write agreement, families, F1 by threshold, influence and, where there are two groups, groups and contested.
 
     Args:
         matrix: the scores, or a sample of their tasks.
@@ -51,6 +55,7 @@ def write_pool_tables(
     write_frame(_pairs(matrix.annotators, errors, residuals), run, AGREEMENT)
     kin = families(matrix)
     write_frame(kin, run, FAMILIES)
+    write_frame(tau_sweep(matrix, gamma, TAUS), run, TAU_SWEEP)
     if len(matrix.annotators) >= MIN_ANNOTATORS:
         write_table(influence(matrix, fit), run / "influence.parquet", INFLUENCE)
     low, high = alpha_interval(matrix)

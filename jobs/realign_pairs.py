@@ -21,9 +21,9 @@ from consilience.realign.split import split_items
 from consilience.realign.target import leave_one_out
 from consilience.runs import read_manifest
 from consilience.table_schema import read_table
-from consilience.tables import ALIGNMENT, ANNOTATIONS, DILEMMAS, GOLD
+from consilience.tables import ALIGNMENT, ANNOTATIONS, DILEMMAS, GOLD, NOISE
 from consilience.theories import THEORY_NAMES
-from jobs.aggregate import ConsensusConfig
+from jobs.aggregate import ConsensusConfig, build_em
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +37,11 @@ class Finished:
     texts: dict[str, str]
     alignment: pd.DataFrame
     gold: pd.DataFrame | None
+    noise: pd.DataFrame | None
 
     def em(self) -> TruncatedNormalEM:
         """An EM as the run's own was set."""
-        return TruncatedNormalEM(**self.consensus.em.model_dump())
+        return build_em(self.consensus, self.noise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +81,9 @@ def read_finished(folder: Path) -> Finished:
     blocks: list[AnnotatorConfig] = [TypeAdapter(AnnotatorConfig).validate_python(block) for block in settings["pool"]]
     keys = {key: settings[key] for key in ConsensusConfig.model_fields if key in settings}
     consensus = parse_config(ConsensusConfig, keys, f"{folder / 'manifest.json'}: config")
+    repeats, noise = folder / "repeats.parquet", folder / "noise.parquet"
+    if consensus.repeats is None and repeats.is_file():  # as the pipeline took it
+        consensus = consensus.model_copy(update={"repeats": repeats})
     dilemmas = read_table(folder / "dilemmas.parquet", DILEMMAS)
     return Finished(
         folder=folder,
@@ -89,6 +93,7 @@ def read_finished(folder: Path) -> Finished:
         texts=dict(zip(dilemmas["item_id"].to_pylist(), dilemmas["text"].to_pylist(), strict=True)),
         alignment=read_table(folder / "alignment.parquet", ALIGNMENT).to_pandas(),
         gold=None if consensus.gold is None else read_table(consensus.gold, GOLD).to_pandas(),
+        noise=read_table(noise, NOISE).to_pandas() if noise.is_file() else None,
     )
 
 
