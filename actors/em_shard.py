@@ -36,16 +36,17 @@ def names_in(path: Path) -> tuple[list[str], list[str]]:
     """
     annotators: set[str] = set()
     theories: set[str] = set()
+    with explained(path):
+        conform(pq.read_schema(path).empty_table(), ANNOTATIONS, str(path))
     with explained(path), pq.ParquetFile(path, read_dictionary=list(_KEYS)) as file:
-        conform(file.schema_arrow.empty_table(), ANNOTATIONS, str(path))
         for name in _KEYS:
             if not pa.types.is_dictionary(kind := file.schema_arrow.field(name).type):
                 raise UserError(f"{path}: column '{name}': expected text, found {kind}")
         for batch in file.iter_batches(columns=["annotator", "theory"], batch_size=1 << 20):
             annotators.update(batch.column("annotator").dictionary.to_pylist())
             theories.update(batch.column("theory").dictionary.to_pylist())
-    for theory in sorted(theories.difference(THEORY_NAMES)):
-        raise UserError(f"{path}: column 'theory': expected some of {', '.join(THEORY_NAMES)}, found '{theory}'")
+    if unknown := theories.difference(THEORY_NAMES):
+        raise UserError(f"{path}: column 'theory': expected some of {', '.join(THEORY_NAMES)}, found '{min(unknown)}'")
     return sorted(annotators), sorted(theories)
 
 

@@ -107,8 +107,10 @@ def _explain(error: ValidationError, kind: type[Config], raw: object) -> str:
     problems = [found for found in error.errors() if found["loc"] not in within]  # a list is not short, its items fail
     problem = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
     key = _key(problem["loc"], raw, problem["type"] == "missing") or "config"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    keys = {_key(each["loc"], raw, each["type"] == "missing") for each in problems}  # a union fails in several ways
+    more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
     context = problem.get("ctx", {})
+    tag = f"{key}.{context['discriminator'].strip(chr(39))}" if "discriminator" in context else ""
     found = problem["input"]
     match problem["type"]:
         case "extra_forbidden":
@@ -116,12 +118,13 @@ def _explain(error: ValidationError, kind: type[Config], raw: object) -> str:
         case "missing":
             return f"missing key '{key}'{more}"
         case "union_tag_not_found":
-            return f"missing key '{key}.{context['discriminator'].strip(chr(39))}'{more}"
+            return f"missing key '{tag}'{more}"
         case "union_tag_invalid":
-            tag = f"{key}.{context['discriminator'].strip(chr(39))}"
             return f"key '{tag}': expected one of {context['expected_tags']}, found {context['tag']!r}{more}"
         case "too_short":
             message = f"expected at least {context['min_length']}"
+        case "too_long":
+            message = f"expected at most {context['max_length']}"
         case type_ if type_.endswith(("_type", "_parsing")) and type_.split("_")[0] in _EXPECTED:
             message = f"expected {_EXPECTED[type_.split('_')[0]]}"
         case _:
@@ -135,7 +138,10 @@ def _key(loc: Sequence[int | str], raw: object, missing: bool) -> str:
     parts: list[int | str] = []
     node: Any = raw
     for part in loc:
-        inside = part in node if isinstance(node, dict) else isinstance(node, list | tuple) and isinstance(part, int)
+        if isinstance(node, list | tuple):
+            inside = isinstance(part, int) and part < len(node)
+        else:
+            inside = isinstance(node, dict) and part in node
         if inside:
             node = node[part]
             parts.append(part)

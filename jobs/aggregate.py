@@ -196,8 +196,9 @@ def aggregate(
         saved: the consensus to update; None fits anew.
     """
     options = config.model_dump(mode="json", include=set(ConsensusConfig.model_fields))
+    about = run / "annotators.parquet"  # names groups
     paths = (annotations, config.gold, config.votes, config.repeats, *(vars(saved).values() if saved else ()))
-    inputs = [digest_file(path) for path in paths if path is not None]
+    inputs = [digest_file(path) for path in (*paths, about if about.is_file() else None) if path is not None]
     fingerprint = digest_json([inputs, options, people.to_pylist() if people is not None else None])
     if run.finished("aggregate", fingerprint, "consensus.parquet", "reliability.parquet", "alignment.parquet"):
         run.record(notes=run.manifest.get("aggregate_notes", []))  # without those that a realignment has added

@@ -153,8 +153,10 @@ def _generate(
     run.record(licences={config.base.source: files.licence})
     connect(*config.workers.at_once)
     data = digest_json([digest_file(config.data), config.missing, config.test, files.digest, files.settings_digest])
-    encoder = config.discriminator.encoder
-    guide = open_source(encoder.source, encoder.revision).digest if config.method == "ppo" else None
+    guide = None
+    if config.method == "ppo":
+        encoder = open_source(config.discriminator.encoder.source, config.discriminator.encoder.revision)
+        guide = digest_json([encoder.digest, encoder.settings_digest])
     steps = ClusterSteps(config, run, schema, data, guide)
     adversarial = config.adversarial if config.method == "ppo" else None
     with watching(run / "training"):

@@ -85,11 +85,14 @@ def execute(config: CalibrateConfig, run: Run) -> Summary:
     items, split = split_items(read_voted(config.data, config.task), config.split)
     files = open_source(config.model.source, config.model.revision)
     licences = {config.model.source: files.licence}
+    digests = [files.digest, files.settings_digest]
     if config.encoder is not None:
-        licences[config.encoder.source] = open_source(config.encoder.source, config.encoder.revision).licence
+        encoder_files = open_source(config.encoder.source, config.encoder.revision)
+        licences[config.encoder.source] = encoder_files.licence
+        digests += [encoder_files.digest, encoder_files.settings_digest]
     data = digest_file(config.data)
     run.record(inputs={str(config.data): data}, licences=licences)
-    common = digest_json([data, config.task, config.split.model_dump(mode="json"), files.digest, files.settings_digest])
+    common = digest_json([data, config.task, config.split.model_dump(mode="json"), digests])
 
     # Here, because torch and Ray take seconds to import and a dry run needs none of them.
     from actors.cluster import connect

@@ -16,12 +16,12 @@ from actors.realign_worker import Trained, read_trained, train_pair, tune_pair
 from consilience.files import digest_file, digest_json
 from consilience.lm.pool import annotator_digest, check
 from consilience.realign.settings import RealignOptions, TrainingConfig
-from consilience.runs import Run
-from jobs.aggregate import aggregate
+from consilience.runs import Run, read_manifest
+from jobs.aggregate import ConsensusConfig, aggregate
 from jobs.cli import Job, Summary, main, show_report
 from jobs.progress import watching
-from jobs.realign_pairs import Case, choose_pairs, prepare, read_finished
-from jobs.realign_results import FIGURES, conclude, headline, write_pool
+from jobs.realign_pairs import Case, Finished, choose_pairs, prepare, read_finished
+from jobs.realign_results import FIGURES, Result, conclude, headline, write_pool
 
 
 class RealignConfig(RealignOptions):
@@ -67,7 +67,8 @@ def realign(source: Path, options: RealignOptions, seed: int, run: Run) -> Summa
     pairs = choose_pairs(finished, options.pairs)
     settings = options.model_dump(mode="json", include=set(RealignOptions.model_fields))
     digests = [annotator_digest(finished.pool[name]) for name, _ in pairs]
-    fingerprint = digest_json([digest_file(source / "annotations.parquet"), settings, seed, pairs, digests])
+    consensus = read_manifest(source)["stages"]["aggregate"]["fingerprint"]
+    fingerprint = digest_json([digest_file(source / "annotations.parquet"), consensus, settings, seed, pairs, digests])
     if run.finished("realign", fingerprint, "realignment.parquet", "realign.json", "annotations.parquet"):
         return {**run.manifest["realign"]}
     started = time.monotonic()
@@ -77,11 +78,19 @@ def realign(source: Path, options: RealignOptions, seed: int, run: Run) -> Summa
         trained = dict(zip(map(id, going), _train(going, options, run, fingerprint[:12]), strict=True))
         results = [conclude(case, trained.get(id(case)), finished, run) for case in cases]
         write_pool(results, finished, run)
-        found = aggregate(run / "annotations.parquet", finished.consensus, run)
+        found = aggregate(run / "annotations.parquet", _consensus(finished, results), run)
         summary = {**found, **headline(results), "realign_seconds": round(time.monotonic() - started, 3)}
         notes = [note for result in results for note in result.notes] or ["no flagged pair can be realigned"]
         run.record(realign=summary, realign_notes=notes, notes=[*run.manifest["notes"], *notes])
     return summary
+
+
+def _consensus(finished: Finished, results: Sequence[Result]) -> ConsensusConfig:
+    """The config of the new consensus: without repeats where only those had any who have another name now."""
+    renamed = {result.case.annotator.annotator for result in results if result.rows is not None}
+    if finished.noise is not None and renamed.issuperset(finished.noise["annotator"]):
+        return finished.consensus.model_copy(update={"repeats": None})
+    return finished.consensus
 
 
 def _train(

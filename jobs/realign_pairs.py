@@ -76,7 +76,7 @@ def read_finished(folder: Path) -> Finished:
     """
     manifest = read_manifest(folder)
     settings = manifest.get("config", {})
-    if "pool" not in settings or not (folder / "alignment.parquet").exists():
+    if "pool" not in settings or "aggregate" not in manifest.get("stages", {}):
         raise UserError(f"{folder}: a run of job '{manifest['job']}'; expected a finished run of pipeline")
     blocks: list[AnnotatorConfig] = [TypeAdapter(AnnotatorConfig).validate_python(block) for block in settings["pool"]]
     keys = {key: settings[key] for key in ConsensusConfig.model_fields if key in settings}

@@ -216,7 +216,7 @@ FIGURES = (
 
 
 def headline(results: Sequence[Result]) -> Summary:
-    """Figures of the first pair, which had the lowest F1, and how many there were."""
+    """Figures of the first pair (the one with the lowest F1, or the first of a list), and how many there were."""
     counts: Summary = {"pairs": len(results), "pairs_kept": sum(result.row["verdict"] == KEPT for result in results)}
     if not results:
         return counts

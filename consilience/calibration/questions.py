@@ -70,7 +70,7 @@ def find_tokens(encode_answer: Callable[[str], list[int]], words: Sequence[str])
     """
     owners: dict[int, int] = {}
     for answer, word in enumerate(words):
-        spellings = dict.fromkeys((word, word.lower(), word.upper(), word.capitalize()) if len(word) > 1 else word)
+        spellings = dict.fromkeys((word, word.lower(), word.upper(), word.capitalize()) if len(word) > 1 else (word,))
         found = {
             tokens[0] for form in spellings for space in ("", " ") if len(tokens := encode_answer(space + form)) == 1
         }

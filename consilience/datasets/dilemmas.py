@@ -43,8 +43,8 @@ def prepare_dilemmas(source: Path, out: Path, rejected: Path) -> DilemmaCounts:
 
     `source` is JSONL, CSV, TSV or Parquet with columns `item_id`, `text` and perhaps `source` (default: the file's
     name) and `group`, or a dump of AITA posts (`consilience.datasets.aita`). Numbers as ids become text. A row is bad
-    if it is malformed, its id or text is missing or of the wrong type, or an earlier row has its id. Memory does not
-    grow with the file, but for 8 bytes for each id that repeats: digests of the ids are kept on disk beside `out`, 16
+    if it is malformed, its id or text is missing or of the wrong type, or an earlier row has its id. Memory hardly
+    grows with the file, but for 8 bytes for each id that repeats: digests of the ids are kept on disk beside `out`, 16
     bytes each, and a file in which one repeats is read again. (Two of ten million ids are mistaken for one another with
     probability 3e-6.)
 

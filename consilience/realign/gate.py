@@ -56,7 +56,7 @@ def assess(target: Target, theory: str, config: GateConfig, seed: int = 0) -> Ga
     values = calibrated.predict(matrix)
     alpha = krippendorff_alpha(matrix)
     known = ~np.isnan(gamma)
-    decided = float(np.mean(np.abs(gamma[known] - 0.5) > _DECIDED))
+    decided = float(np.mean(np.abs(gamma[known] - 0.5) > _DECIDED)) if known.any() else 0.0
     interval = float(np.nanmean(values.ci_high - values.ci_low))
     stability = _stability(target, np.flatnonzero(known) + columns.start, config.draws, seed)
     votes = calibrated.genuine_votes
@@ -82,7 +82,7 @@ def assess(target: Target, theory: str, config: GateConfig, seed: int = 0) -> Ga
 
 def _stability(target: Target, tasks: NDArray[np.int64], draws: int, seed: int) -> float:
     """Two annotators leave nothing to resample: their mean stays."""
-    if target.model is None:
+    if target.model is None or not len(tasks):
         return 1.0
     shard = Shard(target.matrix, target.gold)
     labels = target.gamma[tasks] > 0.5

@@ -240,7 +240,10 @@ def test_mistakes_are_one_line(
     ("change", "message"),
     [
         (None, "a.parquet: malformed: "),
-        ({"score": None}, "a.parquet: missing column 'score' of table 'annotations'"),
+        *(
+            ({name: None}, f"a.parquet: missing column '{name}' of table 'annotations'")
+            for name in ("score", "theory", "item_id")
+        ),
         ({"theory": "deontolgy"}, "column 'theory': expected "),
         ({"item_id": 7}, ""),
     ],

@@ -25,6 +25,7 @@ class Outer(Config):
 class Tea(Config):
     kind: Literal["tea"] = "tea"
     minutes: int = 3
+    steep: tuple[int, int] = (3, 4)
 
 
 class Coffee(Config):
@@ -74,6 +75,8 @@ def test_a_wrong_file_is_one_line_that_names_the_key(tmp_path: Path, text: str, 
         ("x", "key 'cups': expected a list, found 'x'"),
         ([], "key 'cups': expected at least 1"),
         ([{}], "missing key 'cups.0.kind'"),
+        ([{"kind": "tea", "steep": [3]}], "missing key 'cups.0.steep.1'"),
+        ([{"kind": "tea", "steep": [3, 4, 5]}], "key 'cups.0.steep': expected at most 2"),
         ([{"kind": "milk"}], "key 'cups.0.kind': expected one of 'tea', 'coffee', found 'milk'"),
         (
             [{"kind": "tea"}, {"kind": "tea", "minute": 4}],

@@ -308,13 +308,14 @@ def test_judges_that_are_asked_again_have_no_more_time() -> None:
     async def slow(dilemma: str, theories: tuple[str, ...]) -> dict[str, Any]:
         nonlocal calls
         calls += 1
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.0)
         if calls == 1:
             raise RayActorError
         return await judging({"a0": 0.8, "a1": 0.8})(dilemma, theories)
 
-    setting = make_setting(small_consensus(), judge=slow, limits=Limits(request_timeout_s=0.8))
+    setting = make_setting(small_consensus(), judge=slow, limits=Limits(request_timeout_s=1.6))
     assert client(setting).post("/v1/judge", json={"dilemma": "I lied."}).status_code == 503
+    assert calls == 2
 
 
 def test_verdicts() -> None:
