@@ -91,11 +91,11 @@ def test_rows_are_valid_exact_in_number_and_repeatable(base: BaseConfig, tmp_pat
     assert given["visits"].isna().all()
     for wrong, message in [
         ({"height": 1}, "condition 'height': no such column"),
-        ({"age": 200}, "column 'age': 200; expected 18 to"),
-        ({"age": None}, "column 'age': None"),
+        ({"age": 200}, "condition 'age': 200; expected 18 to"),
+        ({"age": None}, "condition 'age': None"),
         ({"age": 40.5}, "column 'age': 40.5; expected a value of kind integer"),
         ({"income": 1200.123}, "of 1 decimals"),
-        ({"city": "Paris"}, "column 'city': 'Paris'"),
+        ({"city": "Paris"}, "condition 'city': 'Paris'"),
         ({"since": "soon"}, "column 'since': 'soon'"),
     ]:
         with pytest.raises(UserError, match=message):
